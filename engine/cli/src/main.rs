@@ -1,0 +1,2 @@
+//! The kelson command.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Containers, volumes and events: records, state and policy.

@@ -1,0 +1,1 @@
+//! Image references, credentials and other formats shared by client and daemon.

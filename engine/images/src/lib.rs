@@ -1,0 +1,1 @@
+//! Image store, registry client, unpacking and snapshots.

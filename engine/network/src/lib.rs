@@ -1,0 +1,1 @@
+//! Bridge, addresses, ports and firewall of containers.

@@ -1,0 +1,2 @@
+//! kelsond, the daemon that speaks the Docker Engine API.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Container limits on cgroup v1, hybrid and v2.

@@ -1,0 +1,2 @@
+//! A minimal OCI runtime with runc's command line.
+fn main() {}

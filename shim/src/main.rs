@@ -1,0 +1,2 @@
+//! One supervisor per container: stdio, logs, attach, exec, exit status.
+fn main() {}

@@ -1,0 +1,2 @@
+//! Black-box conformance cases and benches for OCI runtimes and engines.
+fn main() {}
