@@ -1,1 +1,24 @@
-//! Image store, registry client, unpacking and snapshots.
+//! Images: the store on disk, the registry client, unpacking, and the directories containers run on.
+//!
+//! [`Images`] is the one entrance. `DATA_ROOT` holds three trees of ours: `content/` (blobs by digest), `images/` (records)
+//! and `snapshots/` (one directory per layer and per container). All of it is plain files; what is in memory is read from
+//! them at [`Images::open`].
+
+mod config;
+mod digest;
+mod error;
+mod image;
+pub mod limits;
+mod progress;
+mod remove;
+mod snapshots;
+mod store;
+
+pub use config::{ImagesConfig, Platform, PullOptions};
+pub use digest::{Digest, ImageId};
+pub use error::{Error, Kind, Result};
+pub use image::{HistoryEntry, Image, Layer};
+pub use progress::Progress;
+pub use remove::{InUse, Removed};
+pub use snapshots::{Access, RootFs, RootMount};
+pub use store::{EmbeddedImage, Images, ImportOptions, Loaded, Pruned, Pulled, Usage};
