@@ -1,1 +1,13 @@
-//! System calls that nix and rustix lack; the only unsafe code of the workspace.
+//! System calls that neither nix nor rustix offers, behind safe functions.
+//!
+//! This crate holds the only `unsafe` code of the workspace. Each function wraps one system call (or one
+//! inseparable pair), takes borrowed descriptors, returns owned ones, and reports `std::io::Error` with the
+//! errno untouched. Policy lives with the callers.
+#![allow(unsafe_code)]
+
+pub mod bpf;
+pub mod fds;
+pub mod keyring;
+pub mod mount;
+pub mod seccomp;
+pub mod spawn;
