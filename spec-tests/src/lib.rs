@@ -1,0 +1,10 @@
+//! Black-box conformance cases and benches for OCI runtimes and engines.
+//!
+//! It links nothing that it judges: a path or a socket goes in, a report comes out.
+
+pub mod bench;
+pub mod bundle;
+pub mod cgroup;
+pub mod enclosure;
+pub mod eventually;
+pub mod image;
