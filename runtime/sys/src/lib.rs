@@ -8,6 +8,7 @@
 pub mod bpf;
 pub mod fds;
 pub mod keyring;
+pub mod malloc;
 pub mod mount;
 pub mod seccomp;
 pub mod spawn;
