@@ -1,0 +1,228 @@
+//! Where a process's output goes, and how it looks on disk.
+//!
+//! [`Output`] and [`Input`] are the addresses in the `stdin`, `stdout` and `stderr` fields of the Task calls;
+//! [`json_file`] is docker's log format, [`rotate`] its file names.
+pub mod json_file;
+pub mod rotate;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+/// Address of an output stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// `` (empty): nobody reads it; it goes to `/dev/null`.
+    Null,
+    /// `kelson-log:none`: attached clients see it, nothing is kept.
+    Attached,
+    /// `kelson-log:json-file?path=P&max-size=N&max-file=N`: kept in docker's format; attached clients see it too.
+    JsonFile(JsonFile),
+    /// `kelson-attach:`: attached clients see it (exec processes).
+    Attach,
+    /// An absolute path: a fifo or file that the caller has made.
+    Path(PathBuf),
+}
+
+/// A log file and its limits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JsonFile {
+    /// The current file; rotated ones lie beside it (see [`rotate`]).
+    pub path: PathBuf,
+    /// Size in bytes from which the file is rotated; `None` is without limit.
+    pub max_size: Option<u64>,
+    /// Number of files kept, the current one included; at least 1.
+    pub max_file: u32,
+}
+
+/// Address of an input stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// `` (empty): the process reads `/dev/null`.
+    Null,
+    /// `kelson-attach:` or `kelson-attach:?once=1`: attached clients write it. With `once`, the end of one
+    /// client's stdin is the end of the process's.
+    Attach {
+        /// Docker's `StdinOnce`.
+        once: bool,
+    },
+    /// An absolute path: a fifo that the caller has made.
+    Path(PathBuf),
+}
+
+impl FromStr for Output {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (head, query) = text.split_once('?').unwrap_or((text, ""));
+        match head {
+            "" => Ok(Self::Null),
+            "kelson-log:none" => Ok(Self::Attached),
+            "kelson-log:json-file" => json_file_address(query).map(Self::JsonFile),
+            "kelson-attach:" => Ok(Self::Attach),
+            _ if text.starts_with('/') => Ok(Self::Path(PathBuf::from(text))),
+            _ => Err(format!("output address {text:?}: unknown scheme")),
+        }
+    }
+}
+
+impl FromStr for Input {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "" => Ok(Self::Null),
+            "kelson-attach:" | "kelson-attach:?once=0" => Ok(Self::Attach { once: false }),
+            "kelson-attach:?once=1" => Ok(Self::Attach { once: true }),
+            _ if text.starts_with('/') => Ok(Self::Path(PathBuf::from(text))),
+            _ => Err(format!("input address {text:?}: unknown scheme")),
+        }
+    }
+}
+
+impl fmt::Display for Output {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Null => Ok(()),
+            Self::Attached => f.write_str("kelson-log:none"),
+            Self::Attach => f.write_str("kelson-attach:"),
+            Self::Path(path) => write!(f, "{}", path.display()),
+            Self::JsonFile(file) => {
+                write!(f, "kelson-log:json-file?path={}", Escaped(&file.path))?;
+                if let Some(size) = file.max_size {
+                    write!(f, "&max-size={size}")?;
+                }
+                write!(f, "&max-file={}", file.max_file)
+            }
+        }
+    }
+}
+
+impl fmt::Display for Input {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Null => Ok(()),
+            Self::Attach { once: false } => f.write_str("kelson-attach:"),
+            Self::Attach { once: true } => f.write_str("kelson-attach:?once=1"),
+            Self::Path(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+fn json_file_address(query: &str) -> Result<JsonFile, String> {
+    let mut file = JsonFile {
+        path: PathBuf::new(),
+        max_size: None,
+        max_file: 1,
+    };
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let bad = || format!("log address: {key}={value}");
+        match key {
+            "path" => file.path = PathBuf::from(unescape(value).ok_or_else(bad)?),
+            // docker's -1 and 0 both mean no limit.
+            "max-size" => {
+                file.max_size = u64::try_from(value.parse::<i64>().map_err(|_| bad())?)
+                    .ok()
+                    .filter(|n| *n > 0);
+            }
+            "max-file" => file.max_file = value.parse().ok().filter(|n| *n > 0).ok_or_else(bad)?,
+            // An address written by a newer engine may say more.
+            _ => {}
+        }
+    }
+    if !file.path.is_absolute() {
+        return Err("log address: path is not absolute".to_owned());
+    }
+    Ok(file)
+}
+
+struct Escaped<'a>(&'a Path);
+
+impl fmt::Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use std::fmt::Write;
+        for byte in self.0.as_os_str().as_encoded_bytes() {
+            match byte {
+                b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' | b'/' => {
+                    f.write_char(char::from(*byte))?;
+                }
+                _ => write!(f, "%{byte:02X}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+fn unescape(text: &str) -> Option<String> {
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while let Some(byte) = bytes.get(at) {
+        if *byte == b'%' {
+            let hex = std::str::from_utf8(bytes.get(at + 1..at + 3)?).ok()?;
+            out.push(u8::from_str_radix(hex, 16).ok()?);
+            at += 3;
+        } else {
+            out.push(*byte);
+            at += 1;
+        }
+    }
+    String::from_utf8(out).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_round_trip() {
+        let file = JsonFile {
+            path: "/a b/&?=%ü.log".into(),
+            max_size: Some(10),
+            max_file: 3,
+        };
+        for output in [
+            Output::Null,
+            Output::Attached,
+            Output::Attach,
+            Output::Path("/f".into()),
+            Output::JsonFile(file),
+        ] {
+            assert_eq!(output.to_string().parse(), Ok(output));
+        }
+        for input in [
+            Input::Null,
+            Input::Attach { once: true },
+            Input::Attach { once: false },
+            Input::Path("/f".into()),
+        ] {
+            assert_eq!(input.to_string().parse(), Ok(input));
+        }
+    }
+
+    #[test]
+    fn defaults_and_refusals() {
+        let output: Output = "kelson-log:json-file?path=/l&max-size=-1&later=1"
+            .parse()
+            .unwrap();
+        assert_eq!(
+            output,
+            Output::JsonFile(JsonFile {
+                path: "/l".into(),
+                max_size: None,
+                max_file: 1
+            })
+        );
+        for bad in [
+            "kelson-log:json-file",
+            "kelson-log:json-file?path=l",
+            "kelson-log:json-file?path=/l&max-file=0",
+            "kelson-log:json-file?path=/%zz",
+            "binary://x",
+            "relative",
+        ] {
+            assert!(bad.parse::<Output>().is_err(), "{bad}");
+        }
+    }
+}
