@@ -1,1 +1,17 @@
-//! Containers, volumes and events: records, state and policy.
+//! Containers, volumes, events: their records, their states and the policy that moves them.
+//!
+//! [`Engine`] is the one entrance. Inside, imports point downward: `containers` uses `tasks` (the shim's client), `volumes`,
+//! `store` and `events`; none of those knows a container. `inspect` and `list` read snapshots in memory and never wait.
+
+mod config;
+mod engine;
+mod error;
+mod types;
+
+pub use config::{EngineConfig, NetworkSettings, RuntimeEntry};
+pub use engine::Engine;
+pub use error::{Error, Kind, Result};
+pub use types::{
+    AttachOptions, Attached, Created, EventOptions, EventStream, ExecStartOptions, Frame, FrameStream,
+    ListOptions, LogOptions, Logs, Nanos, RemoveOptions, StopOptions, WaitCondition, WaitOutcome, Waiting,
+};
