@@ -37,7 +37,11 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl Error {
     /// An error without a deeper cause.
     pub fn new(kind: Kind, doing: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind, doing: doing.into(), source: None }
+        Self {
+            kind,
+            doing: doing.into(),
+            source: None,
+        }
     }
 
     pub(crate) fn because(
@@ -45,12 +49,20 @@ impl Error {
         doing: impl Into<Cow<'static, str>>,
         source: impl Into<Box<dyn StdError + Send + Sync>>,
     ) -> Self {
-        Self { kind, doing: doing.into(), source: Some(source.into()) }
+        Self {
+            kind,
+            doing: doing.into(),
+            source: Some(source.into()),
+        }
     }
 
     /// An operating system error; the kind follows from the errno.
     pub(crate) fn os(doing: impl Into<Cow<'static, str>>, source: std::io::Error) -> Self {
-        Self { kind: kind_of(&source), doing: doing.into(), source: Some(Box::new(source)) }
+        Self {
+            kind: kind_of(&source),
+            doing: doing.into(),
+            source: Some(Box::new(source)),
+        }
     }
 
     /// What the failure means.
@@ -72,7 +84,11 @@ impl Error {
 
     /// Says what was being done on which object, keeping the kind.
     pub(crate) fn doing(self, doing: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind: self.kind, doing: doing.into(), source: Some(Box::new(self)) }
+        Self {
+            kind: self.kind,
+            doing: doing.into(),
+            source: Some(Box::new(self)),
+        }
     }
 
     /// One error for several failures of a teardown, `None` when there was none. The kind is the first one's.
@@ -121,7 +137,10 @@ mod tests {
         let e = Error::os("bind", std::io::Error::from_raw_os_error(98)).doing("publish 80/tcp");
         assert_eq!(e.kind(), Kind::Conflict);
         assert_eq!(e.errno(), Some(98));
-        assert!(e.to_string().starts_with("publish 80/tcp: bind: Address already in use"));
+        assert!(
+            e.to_string()
+                .starts_with("publish 80/tcp: bind: Address already in use")
+        );
     }
 
     #[test]
@@ -129,8 +148,14 @@ mod tests {
         assert!(Error::collect("disconnect", vec![]).is_none());
         let both = Error::collect(
             "disconnect abc",
-            vec![Error::new(Kind::Denied, "delete link"), Error::new(Kind::Internal, "delete rule")],
+            vec![
+                Error::new(Kind::Denied, "delete link"),
+                Error::new(Kind::Internal, "delete rule"),
+            ],
         );
-        assert_eq!(both.map(|e| e.to_string()).as_deref(), Some("disconnect abc: delete link; delete rule"));
+        assert_eq!(
+            both.map(|e| e.to_string()).as_deref(),
+            Some("disconnect abc: delete link; delete rule")
+        );
     }
 }

@@ -49,7 +49,10 @@ impl Default for NetworkConfig {
 /// 172.30 first, as it lies at the far end of docker's own pools (172.17 upwards), then ranges docker seldom takes.
 fn default_pools() -> Vec<Ipv4Net> {
     let net = |a, b, prefix| Ipv4Net::new_assert(Ipv4Addr::new(a, b, 0, 0), prefix);
-    let mut pools: Vec<Ipv4Net> = [30, 31, 29, 28, 27, 26].into_iter().map(|b| net(172, b, 16)).collect();
+    let mut pools: Vec<Ipv4Net> = [30, 31, 29, 28, 27, 26]
+        .into_iter()
+        .map(|b| net(172, b, 16))
+        .collect();
     pools.extend([net(10, 230, 16), net(10, 231, 16)]);
     pools.extend((0..4u8).map(|i| Ipv4Net::new_assert(Ipv4Addr::new(192, 168, 192 + i * 16, 0), 20)));
     pools
@@ -111,7 +114,11 @@ impl std::str::FromStr for Mac {
             let part = parts.next().filter(|p| p.len() == 2).ok_or_else(wrong)?;
             *byte = u8::from_str_radix(part, 16).map_err(|_| wrong())?;
         }
-        if parts.next().is_some() { Err(wrong()) } else { Ok(Self(bytes)) }
+        if parts.next().is_some() {
+            Err(wrong())
+        } else {
+            Ok(Self(bytes))
+        }
     }
 }
 
@@ -139,7 +146,7 @@ pub struct Endpoint {
 }
 
 /// Transport protocol of a published port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Proto {
     /// TCP.
@@ -182,7 +189,13 @@ pub struct PortSpec {
 impl PortSpec {
     /// One host port (0: the kernel chooses) on every host address.
     pub fn new(proto: Proto, host_port: u16, container_port: u16) -> Self {
-        Self { proto, host_ip: None, host_port, host_port_end: host_port, container_port }
+        Self {
+            proto,
+            host_ip: None,
+            host_port,
+            host_port_end: host_port,
+            container_port,
+        }
     }
 }
 
@@ -238,7 +251,13 @@ mod tests {
         let mac = Mac::of(Ipv4Addr::new(172, 30, 0, 2));
         assert_eq!(mac.to_string(), "02:42:ac:1e:00:02");
         assert_eq!("02:42:ac:1e:00:02".parse(), Ok(mac));
-        for wrong in ["", "02:42", "02:42:ac:1e:00:02:03", "02:42:ac:1e:00:zz", "2:42:ac:1e:00:02"] {
+        for wrong in [
+            "",
+            "02:42",
+            "02:42:ac:1e:00:02:03",
+            "02:42:ac:1e:00:zz",
+            "2:42:ac:1e:00:02",
+        ] {
             assert!(wrong.parse::<Mac>().is_err(), "{wrong}");
         }
     }

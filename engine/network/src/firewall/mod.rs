@@ -1,0 +1,155 @@
+//! The host's firewall: one table of ours, written as a whole once, and two maps in it that hold the published
+//! ports, so that publishing one costs the same however many there are.
+
+mod foreign;
+mod nft;
+mod ruleset;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::Ipv4Addr;
+
+pub(crate) use foreign::{
+    chain_in_the_way, let_through as let_through_foreign, remove as remove_from_foreign,
+};
+pub(crate) use ruleset::{Element, TablePlan};
+
+use crate::error::{Error, Kind, Result};
+use crate::model::Proto;
+use crate::netlink::nf_tables::{Change, NfTables, RawElement};
+
+type Key = (Option<Ipv4Addr>, Proto, u16);
+
+/// What the table must hold, and the way to make it so.
+#[derive(Debug)]
+pub(crate) struct Firewall {
+    plan: TablePlan,
+    wanted: BTreeMap<Key, Element>,
+    by_owner: BTreeMap<String, Vec<Key>>,
+    /// Whether the kernel holds `wanted` as far as we know.
+    written: bool,
+}
+
+impl Firewall {
+    /// A firewall that has not been written yet.
+    pub(crate) fn new(plan: TablePlan) -> Self {
+        Self {
+            plan,
+            wanted: BTreeMap::new(),
+            by_owner: BTreeMap::new(),
+            written: false,
+        }
+    }
+
+    /// Replaces the table by what it should be, in one transaction. Traffic sees either the old or the new one.
+    pub(crate) fn write(&mut self) -> Result<()> {
+        self.written = false;
+        nft::apply(&ruleset::render(&self.plan, self.wanted.values()))
+            .map_err(|e| e.doing(format!("write firewall table inet {}", self.plan.table)))?;
+        self.written = true;
+        Ok(())
+    }
+
+    /// Takes elements over without telling the kernel; `write` follows.
+    pub(crate) fn adopt(&mut self, owner: &str, elements: Vec<Element>) {
+        self.written = false;
+        for element in elements {
+            self.by_owner
+                .entry(owner.to_owned())
+                .or_default()
+                .push(element.key());
+            self.wanted.insert(element.key(), element);
+        }
+    }
+
+    /// Adds an owner's elements: all or none. Those it has already are no conflict.
+    pub(crate) fn add(&mut self, owner: &str, mut elements: Vec<Element>) -> Result<()> {
+        elements.retain(|e| self.wanted.get(&e.key()) != Some(e));
+        if elements.is_empty() {
+            return Ok(());
+        }
+        if let Some(taken) = elements.iter().find(|e| self.wanted.contains_key(&e.key())) {
+            let ip = taken.host_ip.unwrap_or(Ipv4Addr::UNSPECIFIED);
+            let what = format!(
+                "Bind for {ip}:{} failed: port is already allocated",
+                taken.host_port
+            );
+            return Err(Error::new(Kind::Conflict, what));
+        }
+        let raw = raw(&elements);
+        self.wanted.extend(elements.iter().map(|e| (e.key(), e.clone())));
+        let result = match self.change(Change::Add, &raw) {
+            // The table has been flushed by somebody, or holds an element nobody knows: what we want is the truth.
+            Err(e) if matches!(e.raw_os_error(), Some(nix::libc::ENOENT | nix::libc::EEXIST)) => self.write(),
+            Err(e) => Err(Error::os(
+                format!("add elements to table inet {}", self.plan.table),
+                e,
+            )),
+            Ok(()) => Ok(()),
+        };
+        if result.is_ok() {
+            self.by_owner
+                .entry(owner.to_owned())
+                .or_default()
+                .extend(elements.iter().map(Element::key));
+        } else {
+            elements.iter().for_each(|e| drop(self.wanted.remove(&e.key())));
+        }
+        result
+    }
+
+    /// Deletes all of an owner's elements.
+    pub(crate) fn remove(&mut self, owner: &str) -> Result<()> {
+        let keys = self.by_owner.remove(owner).unwrap_or_default();
+        let gone: Vec<Element> = keys.iter().filter_map(|key| self.wanted.remove(key)).collect();
+        if gone.is_empty() {
+            return Ok(());
+        }
+        match self.change(Change::Delete, &raw(&gone)) {
+            Ok(()) => Ok(()),
+            Err(e) if e.raw_os_error() == Some(nix::libc::ENOENT) => self.write(),
+            Err(e) => {
+                // The next change writes the whole table, without these.
+                self.written = false;
+                Err(Error::os(
+                    format!("delete elements from table inet {}", self.plan.table),
+                    e,
+                ))
+            }
+        }
+    }
+
+    fn change(&mut self, change: Change, elements: &[RawElement]) -> io::Result<()> {
+        if !self.written {
+            return Err(io::Error::from_raw_os_error(nix::libc::ENOENT));
+        }
+        NfTables::open()?.change(&self.plan.table, change, elements)
+    }
+}
+
+/// Deletes a table of ours; one that has gone is fine.
+pub(crate) fn delete_table(table: &str) -> Result<()> {
+    let result = NfTables::open().and_then(|mut tables| tables.delete_table(table));
+    result.map_err(|e| Error::os(format!("delete firewall table inet {table}"), e))
+}
+
+/// Whether the kernel has the table and in it every one of these elements: not after somebody flushed the ruleset.
+pub(crate) fn holds(table: &str, elements: impl Iterator<Item = Element>) -> io::Result<bool> {
+    let mut tables = NfTables::open()?;
+    if !tables.has_table(table)? {
+        return Ok(false);
+    }
+    for element in elements {
+        if !tables.has_element(table, &element.raw())? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn raw(elements: &[Element]) -> Vec<RawElement> {
+    let mut raw: Vec<RawElement> = elements.iter().map(Element::raw).collect();
+    // Neighbours of one map share a message.
+    raw.sort_by_key(|e| e.map);
+    raw
+}

@@ -1,0 +1,503 @@
+//! The network as its users see it: who holds which address and port, and the calls that change it.
+
+use std::collections::{HashMap, HashSet};
+use std::net::Ipv4Addr;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ipnet::Ipv4Net;
+
+use crate::bridge::{self, Bridge};
+use crate::error::{Error, Kind, Result};
+use crate::firewall::{Element, Firewall};
+use crate::ipam::{Pool, Refused};
+use crate::model::{
+    BoundPort, Endpoint, LiveEndpoint, Mac, NetworkConfig, NetworkInfo, PortMapping, PortSpec,
+    ReconcileReport,
+};
+use crate::netlink::route::{Rtnl, VethPlan};
+use crate::record::{Record, RecordFile};
+use crate::{netns, plan, ports};
+
+/// Name of the container's end of the veth pair.
+const CONTAINER_LINK: &str = "eth0";
+
+/// The default bridge network of one kelsond. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Network {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    config: NetworkConfig,
+    file: RecordFile,
+    /// Who holds what. Never held across a system call.
+    state: Mutex<State>,
+    /// Held while the bridge is made or removed. The first users wait for each other here, as each needs the result.
+    setup: Mutex<Setup>,
+    /// Held while a batch goes to the kernel, which takes one at a time per namespace anyway; each has a deadline.
+    firewall: Mutex<Option<Firewall>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    bridge: Option<Bridge>,
+    pool: Option<Pool>,
+    claims: HashMap<String, Claim>,
+    /// Names of host links given away.
+    links: HashSet<String>,
+}
+
+#[derive(Debug, Default)]
+struct Setup {
+    record: Option<Record>,
+}
+
+/// What one container holds.
+#[derive(Debug, Clone, Default)]
+struct Claim {
+    endpoint: Option<Endpoint>,
+    ports: Vec<PortMapping>,
+}
+
+impl Network {
+    /// Reads the owner record in `state_dir` (made if missing). Touches no link and no rule yet: the bridge is made
+    /// when the first container needs it.
+    pub fn open(state_dir: &Path, config: NetworkConfig) -> Result<Self> {
+        let file = RecordFile::open(state_dir)?;
+        let record = file.load()?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                config,
+                file,
+                state: Mutex::default(),
+                setup: Mutex::new(Setup { record }),
+                firewall: Mutex::default(),
+            }),
+        })
+    }
+
+    /// The network as it is, or as it would be made now.
+    pub fn info(&self) -> Result<NetworkInfo> {
+        if let Some(b) = &self.state().bridge {
+            let Bridge {
+                name, address, mtu, ..
+            } = b;
+            return Ok(NetworkInfo {
+                bridge: name.clone(),
+                subnet: address.trunc(),
+                gateway: address.addr(),
+                mtu: *mtu,
+            });
+        }
+        let last = lock(&self.inner.setup).record.as_ref().map(|r| r.address);
+        bridge::describe(&self.inner.config, &self.inner.file, last)
+    }
+
+    /// Reserves an address for the container: `requested`, or the lowest free one. Makes the bridge at first use.
+    /// A second call for the same container returns the same endpoint.
+    ///
+    /// Errors: `Conflict` (address taken), `Invalid` (not of the subnet), `Unavailable` (none left).
+    pub fn allocate(&self, container_id: &str, requested: Option<Ipv4Addr>) -> Result<Endpoint> {
+        let bridge = self.bridge()?;
+        let mut state = self.state();
+        if let Some(endpoint) = state.claims.get(container_id).and_then(|c| c.endpoint.clone()) {
+            return Ok(endpoint);
+        }
+        let host_link = plan::host_link_name(container_id, |name| state.links.contains(name))?;
+        let subnet = bridge.address.trunc();
+        let pool = state.pool.get_or_insert_with(|| Pool::new(bridge.address));
+        let ip = pool.take(requested).map_err(|refused| {
+            let wanted = requested.map_or_else(|| "an address".to_owned(), |ip| ip.to_string());
+            match refused {
+                Refused::Full => Error::new(
+                    Kind::Unavailable,
+                    format!("no available IPv4 addresses in {subnet}"),
+                ),
+                Refused::Taken => Error::new(Kind::Conflict, format!("address {wanted} is already in use")),
+                Refused::Outside => Error::new(
+                    Kind::Invalid,
+                    format!("{wanted} is no container address of {subnet}"),
+                ),
+            }
+        })?;
+        let endpoint = Endpoint {
+            container_id: container_id.to_owned(),
+            ip,
+            prefix_len: subnet.prefix_len(),
+            gateway: bridge.gateway(),
+            mac: Mac::of(ip),
+            bridge: bridge.name.clone(),
+            host_link: host_link.clone(),
+            container_link: CONTAINER_LINK.to_owned(),
+            mtu: bridge.mtu,
+        };
+        state.links.insert(host_link);
+        state.claims.entry(container_id.to_owned()).or_default().endpoint = Some(endpoint.clone());
+        Ok(endpoint)
+    }
+
+    /// Gives back an address that was never connected. `disconnect` gives it back too.
+    pub fn release(&self, container_id: &str) {
+        self.forget(container_id);
+    }
+
+    /// A fresh network namespace with loopback up, held by nothing but this descriptor.
+    pub fn create_netns(&self) -> Result<OwnedFd> {
+        netns::create().map_err(|e| Error::os("make a network namespace", e))
+    }
+
+    /// Makes the veth pair, with the container's end named, addressed and routed inside `netns`. On failure nothing
+    /// of it is left.
+    pub fn connect(&self, endpoint: &Endpoint, netns: BorrowedFd<'_>) -> Result<()> {
+        let doing = || {
+            format!(
+                "connect container {} to {}",
+                short(&endpoint.container_id),
+                endpoint.bridge
+            )
+        };
+        let bridge = self.bridge()?;
+        match connect_to(&bridge, endpoint, netns, self.inner.config.inter_container) {
+            Err(_) if !self.bridge_is_there(&bridge) => {
+                // Somebody deleted the bridge under us: make it again, once.
+                let again = self.remake_bridge(&bridge)?;
+                connect_to(&again, endpoint, netns, self.inner.config.inter_container)
+            }
+            result => result,
+        }
+        .map_err(|e| e.doing(doing()))
+    }
+
+    /// Binds and listens on every port wished for, or on none. Call it before anything else is made: the bind is the
+    /// conflict check. The ports count as this container's until `disconnect`; the sockets are the caller's.
+    ///
+    /// Errors: `Conflict` with docker's sentence, `Invalid` for a wish that makes no sense or an address the host
+    /// does not have.
+    pub fn bind_ports(&self, container_id: &str, specs: &[PortSpec]) -> Result<Vec<BoundPort>> {
+        if specs.is_empty() {
+            return Ok(Vec::new());
+        }
+        let held: Vec<PortMapping> = self
+            .state()
+            .claims
+            .values()
+            .flat_map(|c| c.ports.iter().copied())
+            .collect();
+        let ours = |wanted: &PortMapping| held.iter().any(|h| ports::overlap(h, wanted));
+        let bound = ports::bind_all(specs, &self.inner.config, ours)?;
+        let mut state = self.state();
+        let claim = state.claims.entry(container_id.to_owned()).or_default();
+        claim.ports.extend(bound.iter().map(|b| b.mapping));
+        Ok(bound)
+    }
+
+    /// Sends what arrives for these ports at the host's non-loopback IPv4 addresses straight to the container: all of
+    /// them, or none.
+    pub fn publish(&self, endpoint: &Endpoint, ports: &[PortMapping]) -> Result<()> {
+        let id = &endpoint.container_id;
+        let elements: Vec<Element> = ports
+            .iter()
+            .filter_map(|p| Element::of(p, endpoint.ip, id))
+            .collect();
+        let mut firewall = lock(&self.inner.firewall);
+        match firewall.as_mut() {
+            Some(firewall) => firewall
+                .add(id, elements)
+                .map_err(|e| e.doing(format!("publish ports of container {}", short(id)))),
+            // Switched off: the shim's sockets do it all.
+            None => Ok(()),
+        }
+    }
+
+    /// Undoes `connect`, `publish`, `bind_ports` and `allocate`, whatever of it was done. Idempotent; goes on after
+    /// a failure and returns all of them in one error.
+    pub fn disconnect(&self, container_id: &str) -> Result<()> {
+        let Some(claim) = self.state().claims.get(container_id).cloned() else {
+            return Ok(());
+        };
+        let mut errors = Vec::new();
+        if let Some(firewall) = lock(&self.inner.firewall).as_mut() {
+            errors.extend(firewall.remove(container_id).err());
+        }
+        if let Some(endpoint) = &claim.endpoint {
+            errors.extend(delete_link(&endpoint.host_link).err());
+        }
+        // Last: nobody may get the address while the old link still answers for it.
+        self.forget(container_id);
+        let doing = format!("disconnect container {}", short(container_id));
+        Error::collect(doing, errors).map_or(Ok(()), Err)
+    }
+
+    /// Called once at kelsond's start, before any other call, with all running containers: takes their addresses and
+    /// ports over, repairs bridge and firewall, removes what belongs to nobody.
+    pub fn reconcile(&self, live: &[LiveEndpoint]) -> Result<ReconcileReport> {
+        let mut report = ReconcileReport::default();
+        let mut setup = lock(&self.inner.setup);
+        if live.is_empty() {
+            // What a crash left behind; the bridge comes back when somebody needs it.
+            if let Some(record) = setup.record.clone() {
+                report.removed_links = self.remove_orphans(&record, live)?;
+                bridge::tear_down(&self.inner.file, &record)?;
+                setup.record = None;
+            }
+            return Ok(report);
+        }
+        self.take_over(live);
+        let intact = self.set_up(&mut setup, live)?;
+        report.firewall_rebuilt = !intact;
+        if let Some(record) = &setup.record {
+            report.removed_links = self.remove_orphans(record, live)?;
+        }
+        let mut rtnl = Rtnl::open().map_err(|e| Error::os("open a netlink socket", e))?;
+        for LiveEndpoint { endpoint, .. } in live {
+            let link = rtnl.link(&endpoint.host_link);
+            if link
+                .map_err(|e| Error::os(format!("look up {}", endpoint.host_link), e))?
+                .is_none()
+            {
+                report.without_link.push(endpoint.container_id.clone());
+            }
+        }
+        Ok(report)
+    }
+
+    /// At kelsond's end: removes bridge, table and the forwarding switch, unless a container still uses them; then
+    /// everything stays, as containers live on without kelsond.
+    pub fn shutdown(&self) -> Result<()> {
+        let mut setup = lock(&self.inner.setup);
+        if self.state().claims.values().any(|c| c.endpoint.is_some()) {
+            return Ok(());
+        }
+        *lock(&self.inner.firewall) = None;
+        {
+            let mut state = self.state();
+            state.bridge = None;
+            state.pool = None;
+        }
+        match setup.record.take() {
+            Some(record) => {
+                bridge::tear_down(&self.inner.file, &record).inspect_err(|_| setup.record = Some(record))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.inner.state)
+    }
+
+    /// The bridge, made if need be.
+    fn bridge(&self) -> Result<Bridge> {
+        if let Some(bridge) = &self.state().bridge {
+            return Ok(bridge.clone());
+        }
+        let mut setup = lock(&self.inner.setup);
+        if let Some(bridge) = &self.state().bridge {
+            return Ok(bridge.clone());
+        }
+        self.make_bridge(&mut setup, &[])
+    }
+
+    fn make_bridge(&self, setup: &mut Setup, live: &[LiveEndpoint]) -> Result<Bridge> {
+        let adopt = |firewall: &mut Firewall| {
+            for LiveEndpoint { endpoint, ports } in live {
+                let id = &endpoint.container_id;
+                firewall.adopt(
+                    id,
+                    ports
+                        .iter()
+                        .filter_map(|p| Element::of(p, endpoint.ip, id))
+                        .collect(),
+                );
+            }
+        };
+        let (bridge, firewall, record) =
+            bridge::ensure(&self.inner.config, &self.inner.file, setup.record.clone(), adopt)?;
+        setup.record = Some(record);
+        *lock(&self.inner.firewall) = firewall;
+        let mut state = self.state();
+        let taken: Vec<Ipv4Addr> = state
+            .claims
+            .values()
+            .filter_map(|c| c.endpoint.as_ref().map(|e| e.ip))
+            .collect();
+        let mut pool = Pool::new(bridge.address);
+        for ip in taken {
+            // An address of another subnet (a changed --bip) is not this pool's business.
+            let _ = pool.take(Some(ip));
+        }
+        state.pool = Some(pool);
+        state.bridge = Some(bridge.clone());
+        Ok(bridge)
+    }
+
+    /// `reconcile`'s part of it; returns whether the firewall was still whole.
+    fn set_up(&self, setup: &mut Setup, live: &[LiveEndpoint]) -> Result<bool> {
+        if setup.record.is_none()
+            && let Some(LiveEndpoint { endpoint, .. }) = live.first()
+        {
+            // The record is lost, the containers are not: their subnet is the one to keep.
+            let address = Ipv4Net::new(endpoint.gateway, endpoint.prefix_len)
+                .map_err(|e| Error::because(Kind::Invalid, "read an endpoint's record", e))?;
+            let (bridge, table) = (endpoint.bridge.clone(), plan::table_name(&endpoint.bridge));
+            let own = self.inner.config.bridge.is_none();
+            setup.record = Some(Record::new(crate::record::boot_id(), bridge, own, address, table));
+        }
+        let intact = self.firewall_is_intact(setup, live);
+        self.make_bridge(setup, live)?;
+        Ok(intact)
+    }
+
+    fn firewall_is_intact(&self, setup: &Setup, live: &[LiveEndpoint]) -> bool {
+        let Some(record) = setup.record.as_ref().filter(|_| self.inner.config.firewall) else {
+            return true;
+        };
+        let elements = live.iter().flat_map(|LiveEndpoint { endpoint, ports }| {
+            ports
+                .iter()
+                .filter_map(|p| Element::of(p, endpoint.ip, &endpoint.container_id))
+        });
+        // It is written anew in any case; this only feeds the report, so an error counts as "no".
+        crate::firewall::holds(&record.table, elements).unwrap_or(false)
+    }
+
+    fn take_over(&self, live: &[LiveEndpoint]) {
+        let mut state = self.state();
+        for LiveEndpoint { endpoint, ports } in live {
+            state.links.insert(endpoint.host_link.clone());
+            let claim = Claim {
+                endpoint: Some(endpoint.clone()),
+                ports: ports.clone(),
+            };
+            state.claims.insert(endpoint.container_id.clone(), claim);
+        }
+    }
+
+    fn remove_orphans(&self, record: &Record, live: &[LiveEndpoint]) -> Result<Vec<String>> {
+        let names: HashSet<&str> = live.iter().map(|l| l.endpoint.host_link.as_str()).collect();
+        let mut rtnl = Rtnl::open().map_err(|e| Error::os("open a netlink socket", e))?;
+        let links = rtnl.links().map_err(|e| Error::os("list links", e))?;
+        let bridge = links.iter().find(|l| l.name == record.bridge).map(|l| l.index);
+        let mut removed = Vec::new();
+        for link in links
+            .iter()
+            .filter(|l| plan::is_orphan(l, bridge, |name| names.contains(name)))
+        {
+            if rtnl
+                .delete_link(&link.name)
+                .map_err(|e| Error::os(format!("delete link {}", link.name), e))?
+            {
+                removed.push(link.name.clone());
+            }
+        }
+        Ok(removed)
+    }
+
+    fn bridge_is_there(&self, bridge: &Bridge) -> bool {
+        let found = Rtnl::open().and_then(|mut rtnl| rtnl.link(&bridge.name));
+        // Unknown counts as there: the first error is the one to report.
+        found.map_or(true, |link| link.is_some_and(|l| l.index == bridge.index))
+    }
+
+    fn remake_bridge(&self, gone: &Bridge) -> Result<Bridge> {
+        let mut setup = lock(&self.inner.setup);
+        let live: Vec<LiveEndpoint> = {
+            let state = self.state();
+            match &state.bridge {
+                Some(now) if now != gone => return Ok(now.clone()),
+                _ => {}
+            }
+            let live = |c: &Claim| {
+                Some(LiveEndpoint {
+                    endpoint: c.endpoint.clone()?,
+                    ports: c.ports.clone(),
+                })
+            };
+            state.claims.values().filter_map(live).collect()
+        };
+        self.make_bridge(&mut setup, &live)
+    }
+
+    fn forget(&self, container_id: &str) {
+        let mut state = self.state();
+        let Some(endpoint) = state.claims.remove(container_id).and_then(|c| c.endpoint) else {
+            return;
+        };
+        state.links.remove(&endpoint.host_link);
+        if let Some(pool) = &mut state.pool {
+            pool.release(endpoint.ip);
+        }
+    }
+}
+
+/// A panic while a lock was held left its data as it was between two statements; every writer keeps it usable.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn short(id: &str) -> &str {
+    id.get(..12).unwrap_or(id)
+}
+
+fn delete_link(name: &str) -> Result<()> {
+    let deleted = Rtnl::open().and_then(|mut rtnl| rtnl.delete_link(name));
+    deleted
+        .map(|_| ())
+        .map_err(|e| Error::os(format!("delete link {name}"), e))
+}
+
+/// The veth pair and what is inside. Nothing is left when a step fails.
+fn connect_to(
+    bridge: &Bridge,
+    endpoint: &Endpoint,
+    netns: BorrowedFd<'_>,
+    inter_container: bool,
+) -> Result<()> {
+    let Endpoint {
+        host_link,
+        container_link,
+        ip,
+        prefix_len,
+        gateway,
+        mac,
+        mtu,
+        ..
+    } = endpoint;
+    let mut inside = netns::rtnl_inside(netns).map_err(|e| Error::os("enter the network namespace", e))?;
+    let mut host = Rtnl::open().map_err(|e| Error::os("open a netlink socket", e))?;
+    let veth = VethPlan {
+        host_name: host_link,
+        bridge_index: bridge.index,
+        peer_name: container_link,
+        peer_mac: *mac,
+        mtu: *mtu,
+        isolated: !inter_container,
+    };
+    let mut make = || -> Result<()> {
+        let mut made = host.add_veth(&veth, netns);
+        if made
+            .as_ref()
+            .is_err_and(|e| e.raw_os_error() == Some(nix::libc::EEXIST))
+        {
+            // The name is this container's alone (`allocate`), so the link is left from a life that was cut short.
+            made = host
+                .delete_link(host_link)
+                .and_then(|_| host.add_veth(&veth, netns));
+        }
+        made.map_err(|e| Error::os(format!("make link {host_link}"), e))?;
+        let doing = || format!("configure {container_link}");
+        let link = inside.link(container_link).map_err(|e| Error::os(doing(), e))?;
+        let index = link.ok_or_else(|| Error::new(Kind::NotFound, doing()))?.index;
+        inside
+            .configure_container_link(index, *ip, *prefix_len, *gateway)
+            .map_err(|e| Error::os(doing(), e))
+    };
+    make().inspect_err(|_| {
+        if let Err(e) = delete_link(host_link) {
+            tracing::warn!(error = %e, "undo of a connection that could not be made");
+        }
+    })
+}
