@@ -65,10 +65,11 @@ pub fn write_busybox_layer(target: &Path) -> Result<()> {
 }
 
 /// The applets that tests use; a fixed list, so that the layer is the same everywhere.
-const APPLETS: [&str; 40] = [
+const APPLETS: [&str; 41] = [
     "cat", "chmod", "cp", "cut", "date", "dd", "df", "echo", "env", "expr", "false", "grep", "head",
     "hostname", "httpd", "id", "ip", "kill", "ls", "mkdir", "mount", "mv", "nc", "printf", "ps", "pwd", "rm",
-    "seq", "sh", "sleep", "sort", "stat", "stty", "tail", "touch", "tr", "true", "tty", "wc", "wget",
+    "seq", "sh", "sleep", "sort", "stat", "stty", "tail", "touch", "tr", "true", "tty", "usleep", "wc",
+    "wget",
 ];
 
 fn append(archive: &mut tar::Builder<File>, path: &str, bytes: &[u8]) -> Result<()> {

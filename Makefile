@@ -1,0 +1,90 @@
+# Two sets of binaries (see CONTRIBUTING.md): runtime, shim and spec-tests are static, aborting and small; kelsond and kelson
+# are dynamic and unwinding. Everything that is built lands in target/kelson/bin.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+CARGO ?= cargo
+CARGO_TARGET_DIR ?= $(CURDIR)/target
+export CARGO_TARGET_DIR
+OUT := $(CARGO_TARGET_DIR)/kelson
+BIN := $(OUT)/bin
+HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
+PREFIX ?= /usr/local
+
+STATIC_PACKAGES := kelson-runtime kelson-shim kelson-spec-tests kelson-floor
+STATIC_DIR := $(CARGO_TARGET_DIR)/$(HOST)/static
+RELEASE_DIR := $(CARGO_TARGET_DIR)/release
+PROGRAMS := kelson kelsond kelson-shim containerd-shim-kelson-v2 kelson-runtime kelson-spec-tests
+
+BUILD_PACKAGES := gcc libc6-dev libseccomp-dev
+RUN_PACKAGES := nftables
+TEST_PACKAGES := busybox-static ca-certificates containerd crun curl docker-registry docker.io iproute2 iptables \
+  mmdebstrap netavark nftables podman runc skopeo util-linux
+
+.PHONY: help
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+.PHONY: build
+build: build-packages static dynamic ## build release binaries into target/kelson/bin
+	@install -d $(BIN)
+	@for program in kelson kelsond; do install -m 755 $(RELEASE_DIR)/$$program $(BIN)/; done
+	@for program in kelson-runtime kelson-shim kelson-spec-tests kelson-floor; do install -m 755 $(STATIC_DIR)/$$program $(BIN)/; done
+	@ln -f $(BIN)/kelson-shim $(BIN)/containerd-shim-kelson-v2
+	@ls -l $(BIN)
+
+# A static glibc can't load name services: a call that needs them links with a warning and fails on the user's machine.
+# Linker output is a warning of rustc, shown once per build, so it is kept and looked at even when nothing was linked now.
+.PHONY: static
+static:
+	@install -d $(OUT)
+	LIBSECCOMP_LINK_TYPE=static LIBSECCOMP_LIB_PATH="$$(dirname "$$(gcc -print-file-name=libseccomp.a)")" \
+	  RUSTFLAGS="-C target-feature=+crt-static -W linker-messages" $(CARGO) build --locked --profile static --target $(HOST) \
+	  $(STATIC_PACKAGES:%=--package %) 2>&1 | tee $(OUT)/static.log
+	@if grep -n 'statically linked applications' $(OUT)/static.log; then echo 'a static program needs a shared library at run time' >&2; exit 1; fi
+
+.PHONY: dynamic
+dynamic:
+	$(CARGO) build --locked --release --package kelson-engine --bin kelsond --package kelson-cli --bin kelson
+
+.PHONY: run
+run: run-packages build ## start kelsond, run the embedded web server, fetch its page, clean up
+	@KELSON_BIN_DIR=$(BIN) engine/hello/try.sh
+
+.PHONY: test
+test: test-packages build ## build and run every test (needs root)
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	KELSON_BIN_DIR=$(BIN) $(CARGO) test --locked --workspace --doc
+	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
+	  KELSON_BIN_DIR=$(BIN) $(CARGO) nextest run --locked --workspace $(TESTS); \
+	else \
+	  KELSON_BIN_DIR=$(BIN) $(CARGO) test --locked --workspace --all-targets --no-fail-fast $(TESTS); \
+	fi
+
+.PHONY: bench
+bench: test-packages build ## time our programs against runc, crun, podman and docker (needs root)
+	@$(BIN)/kelson-spec-tests bench runtime --runtime $(BIN)/kelson-runtime --runtime "$$(command -v runc)" \
+	  --runtime "$$(command -v crun)" --floor $(BIN)/kelson-floor --json $(OUT)/bench-runtime.json
+	@$(BIN)/kelson-spec-tests bench engine --kelson $(BIN) --json $(OUT)/bench-engine.json
+
+.PHONY: install
+install: build ## install the programs into PREFIX/bin
+	install -d $(DESTDIR)$(PREFIX)/bin
+	install -m 755 $(PROGRAMS:%=$(BIN)/%) $(DESTDIR)$(PREFIX)/bin/
+
+.PHONY: clean
+clean: ## remove everything that was built
+	rm -rf $(CARGO_TARGET_DIR)
+
+.PHONY: build-packages run-packages test-packages
+build-packages:
+	@.ci/packages $(BUILD_PACKAGES)
+run-packages:
+	@.ci/packages $(BUILD_PACKAGES) $(RUN_PACKAGES)
+test-packages:
+	@if [ "$$(id -u)" != 0 ]; then echo 'this needs root: it makes namespaces, cgroups and networks' >&2; exit 1; fi
+	@.ci/packages $(BUILD_PACKAGES) $(RUN_PACKAGES) $(TEST_PACKAGES)

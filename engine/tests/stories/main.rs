@@ -1,0 +1,17 @@
+//! What users do, typed on a real command line against a real daemon, and looked at through the kernel.
+//!
+//! Each story runs with our client and with the stock docker client, in an enclosure of its own (`kelson_spec_tests::enclosure`)
+//! with a registry inside. `KELSON_BIN_DIR` names the programs under test (default: `target/kelson/bin`, where `make build` puts
+//! them). `KELSON_TEST_ENGINE=dockerd` runs the docker client's stories against Debian's dockerd, which tests the tests.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test says what went wrong by panicking, and why it skips"
+)]
+
+mod bad_input;
+mod crash;
+mod peers;
+mod redis;
+mod support;
+mod web;
