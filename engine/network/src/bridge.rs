@@ -81,16 +81,9 @@ pub(crate) fn ensure(
         &host,
         &mut rtnl,
     )?;
-    let table = plan::table_name(&choice.name);
-    let own = choice.claim != BridgeClaim::Foreign;
-    let mut record = Record::new(boot_id(), choice.name.clone(), own, choice.address, table);
-    if let Some(last) = last.filter(|l| l.boot_id == record.boot_id) {
-        record.rest = last.rest;
-        record.forwarding_was = last.forwarding_was;
-        record.foreign_chain = last.foreign_chain;
-    }
+    let record = plan_record(config, &choice, last)?;
     file.save(&record)?;
-    let made = make(config, file, &mut record, &choice, &host, adopt, &mut rtnl);
+    let made = make(config, file.dir(), &record, &choice, &host, adopt, &mut rtnl);
     made.map(|(bridge, firewall)| (bridge, firewall, record.clone()))
         .inspect_err(|_| {
             // A bridge that was there before may carry containers; only what this call made is taken back.
@@ -102,17 +95,44 @@ pub(crate) fn ensure(
         })
 }
 
+/// All that is going to be made, and the values that are going to be changed.
+fn plan_record(config: &NetworkConfig, choice: &Choice, last: Option<Record>) -> Result<Record> {
+    let table = plan::table_name(&choice.name);
+    let own = choice.claim != BridgeClaim::Foreign;
+    let mut record = Record::new(boot_id(), choice.name.clone(), own, choice.address, table);
+    if let Some(last) = last.filter(|l| l.boot_id == record.boot_id) {
+        record.rest = last.rest;
+        record.forwarding_was = last.forwarding_was;
+        record.foreign_chain = last.foreign_chain;
+    }
+    let switch = std::fs::read_to_string(format!("/proc/sys/{IP_FORWARD}"))
+        .map_err(|e| Error::os(format!("read {IP_FORWARD}"), e))?;
+    match switch.trim() {
+        "0" if config.ip_forward => record.forwarding_was = Some("0".to_owned()),
+        "0" => tracing::warn!("IPv4 forwarding is off: containers reach nothing beyond this host"),
+        _ => {}
+    }
+    if config.firewall
+        && let Some(chain) = firewall::chain_in_the_way()?
+    {
+        record.foreign_chain = Some(chain.to_owned());
+    }
+    Ok(record)
+}
+
 fn make(
     config: &NetworkConfig,
-    file: &RecordFile,
-    record: &mut Record,
+    state_dir: &Path,
+    record: &Record,
     choice: &Choice,
     host: &Host,
     adopt: impl FnOnce(&mut Firewall),
     rtnl: &mut Rtnl,
 ) -> Result<(Bridge, Option<Firewall>)> {
-    let index = make_link(choice, file.dir(), rtnl)?;
-    switch_forwarding(config, file, record)?;
+    let index = make_link(choice, state_dir, rtnl)?;
+    if record.forwarding_was.is_some() && config.ip_forward {
+        write_sysctl(IP_FORWARD, "1").map_err(|e| Error::os(format!("set {IP_FORWARD}"), e))?;
+    }
     let bridge = Bridge {
         index,
         name: choice.name.clone(),
@@ -136,9 +156,7 @@ fn make(
     });
     adopt(&mut firewall);
     firewall.write()?;
-    if let Some(chain) = firewall::chain_in_the_way()? {
-        record.foreign_chain = Some(chain.to_owned());
-        file.save(record)?;
+    if let Some(chain) = &record.foreign_chain {
         firewall::let_through_foreign(chain, &choice.name)?;
     }
     Ok((bridge, Some(firewall)))
@@ -176,23 +194,6 @@ fn make_link(choice: &Choice, state_dir: &Path, rtnl: &mut Rtnl) -> Result<u32> 
     )
     .map_err(|e| Error::os(doing("configure"), e))?;
     Ok(link.index)
-}
-
-fn switch_forwarding(config: &NetworkConfig, file: &RecordFile, record: &mut Record) -> Result<()> {
-    let doing = || format!("set {IP_FORWARD}");
-    let now =
-        std::fs::read_to_string(format!("/proc/sys/{IP_FORWARD}")).map_err(|e| Error::os(doing(), e))?;
-    let now = now.trim();
-    if now != "0" {
-        return Ok(());
-    }
-    if !config.ip_forward {
-        tracing::warn!("IPv4 forwarding is off: containers reach nothing beyond this host");
-        return Ok(());
-    }
-    record.forwarding_was = Some(now.to_owned());
-    file.save(record)?;
-    write_sysctl(IP_FORWARD, "1").map_err(|e| Error::os(doing(), e))
 }
 
 /// Removes all a record accounts for, collecting errors; the record goes last, and stays when something else did.

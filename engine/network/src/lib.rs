@@ -17,6 +17,8 @@ mod network;
 mod plan;
 mod ports;
 mod record;
+mod undo;
+mod veth;
 
 pub use error::{Error, Kind, Result};
 pub use ipnet::Ipv4Net;

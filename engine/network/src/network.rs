@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use ipnet::Ipv4Net;
 
@@ -16,10 +17,13 @@ use crate::model::{
     BoundPort, Endpoint, LiveEndpoint, Mac, NetworkConfig, NetworkInfo, PortMapping, PortSpec,
     ReconcileReport,
 };
-use crate::netlink::route::{Rtnl, VethPlan};
+use crate::netlink::route::Rtnl;
 use crate::record::{Record, RecordFile};
-use crate::{netns, plan, ports};
+use crate::undo::{Doomed, Undo};
+use crate::{netns, plan, ports, veth};
 
+/// How long `shutdown` waits for links to go.
+const SETTLE: Duration = Duration::from_secs(10);
 /// Name of the container's end of the veth pair.
 const CONTAINER_LINK: &str = "eth0";
 
@@ -39,6 +43,7 @@ struct Inner {
     setup: Mutex<Setup>,
     /// Held while a batch goes to the kernel, which takes one at a time per namespace anyway; each has a deadline.
     firewall: Mutex<Option<Firewall>>,
+    undo: Undo,
 }
 
 #[derive(Debug, Default)]
@@ -46,8 +51,10 @@ struct State {
     bridge: Option<Bridge>,
     pool: Option<Pool>,
     claims: HashMap<String, Claim>,
-    /// Names of host links given away.
+    /// Names of host links given away, and of those on their way out.
     links: HashSet<String>,
+    /// Addresses of links on their way out.
+    leaving: HashSet<Ipv4Addr>,
 }
 
 #[derive(Debug, Default)]
@@ -75,6 +82,7 @@ impl Network {
                 state: Mutex::default(),
                 setup: Mutex::new(Setup { record }),
                 firewall: Mutex::default(),
+                undo: Undo::default(),
             }),
         })
     }
@@ -141,7 +149,12 @@ impl Network {
 
     /// Gives back an address that was never connected. `disconnect` gives it back too.
     pub fn release(&self, container_id: &str) {
-        self.forget(container_id);
+        let Some(claim) = self.state().claims.remove(container_id) else {
+            return;
+        };
+        if let Some(Endpoint { host_link, ip, .. }) = claim.endpoint {
+            self.inner.free(&[Doomed { link: host_link, ip }]);
+        }
     }
 
     /// A fresh network namespace with loopback up, held by nothing but this descriptor.
@@ -159,12 +172,13 @@ impl Network {
                 endpoint.bridge
             )
         };
+        let isolated = !self.inner.config.inter_container;
         let bridge = self.bridge()?;
-        match connect_to(&bridge, endpoint, netns, self.inner.config.inter_container) {
+        match veth::connect(&bridge, endpoint, netns, isolated) {
             Err(_) if !self.bridge_is_there(&bridge) => {
                 // Somebody deleted the bridge under us: make it again, once.
                 let again = self.remake_bridge(&bridge)?;
-                connect_to(&again, endpoint, netns, self.inner.config.inter_container)
+                veth::connect(&again, endpoint, netns, isolated)
             }
             result => result,
         }
@@ -214,21 +228,27 @@ impl Network {
 
     /// Undoes `connect`, `publish`, `bind_ports` and `allocate`, whatever of it was done. Idempotent; goes on after
     /// a failure and returns all of them in one error.
+    ///
+    /// The link itself goes within some 20 ms after the return, and its address becomes free with it; who must know
+    /// calls `settle`.
     pub fn disconnect(&self, container_id: &str) -> Result<()> {
-        let Some(claim) = self.state().claims.get(container_id).cloned() else {
+        let Some(claim) = self.state().claims.remove(container_id) else {
             return Ok(());
         };
         let mut errors = Vec::new();
         if let Some(firewall) = lock(&self.inner.firewall).as_mut() {
             errors.extend(firewall.remove(container_id).err());
         }
-        if let Some(endpoint) = &claim.endpoint {
-            errors.extend(delete_link(&endpoint.host_link).err());
+        if let Some(endpoint) = claim.endpoint {
+            errors.extend(self.doom(endpoint).err());
         }
-        // Last: nobody may get the address while the old link still answers for it.
-        self.forget(container_id);
         let doing = format!("disconnect container {}", short(container_id));
         Error::collect(doing, errors).map_or(Ok(()), Err)
+    }
+
+    /// Waits until the links of disconnected containers are gone. An error names those that are not.
+    pub fn settle(&self, deadline: Duration) -> Result<()> {
+        self.inner.undo.settle(deadline)
     }
 
     /// Called once at kelsond's start, before any other call, with all running containers: takes their addresses and
@@ -268,8 +288,9 @@ impl Network {
     /// everything stays, as containers live on without kelsond.
     pub fn shutdown(&self) -> Result<()> {
         let mut setup = lock(&self.inner.setup);
+        let settled = self.settle(SETTLE);
         if self.state().claims.values().any(|c| c.endpoint.is_some()) {
-            return Ok(());
+            return settled;
         }
         *lock(&self.inner.firewall) = None;
         {
@@ -277,11 +298,37 @@ impl Network {
             state.bridge = None;
             state.pool = None;
         }
-        match setup.record.take() {
+        let torn_down = match setup.record.take() {
             Some(record) => {
                 bridge::tear_down(&self.inner.file, &record).inspect_err(|_| setup.record = Some(record))
             }
             None => Ok(()),
+        };
+        let errors = [settled, torn_down].into_iter().filter_map(Result::err).collect();
+        Error::collect("shut the network down", errors).map_or(Ok(()), Err)
+    }
+
+    /// Hands a link to the thread that deletes links, starting it if none runs.
+    fn doom(&self, endpoint: Endpoint) -> Result<()> {
+        let doomed = Doomed {
+            link: endpoint.host_link,
+            ip: endpoint.ip,
+        };
+        if !self.inner.undo.push(doomed) {
+            return Ok(());
+        }
+        let inner = Arc::clone(&self.inner);
+        let work = move || inner.undo.work(|gone| inner.free(gone));
+        match std::thread::Builder::new()
+            .name("network-undo".into())
+            .spawn(work)
+        {
+            Ok(_) => Ok(()),
+            // No thread to be had: do it here.
+            Err(_) => {
+                self.inner.undo.work(|gone| self.inner.free(gone));
+                self.settle(Duration::ZERO)
+            }
         }
     }
 
@@ -319,11 +366,11 @@ impl Network {
         setup.record = Some(record);
         *lock(&self.inner.firewall) = firewall;
         let mut state = self.state();
-        let taken: Vec<Ipv4Addr> = state
+        let living = state
             .claims
             .values()
-            .filter_map(|c| c.endpoint.as_ref().map(|e| e.ip))
-            .collect();
+            .filter_map(|c| c.endpoint.as_ref().map(|e| e.ip));
+        let taken: Vec<Ipv4Addr> = living.chain(state.leaving.iter().copied()).collect();
         let mut pool = Pool::new(bridge.address);
         for ip in taken {
             // An address of another subnet (a changed --bip) is not this pool's business.
@@ -381,18 +428,13 @@ impl Network {
         let mut rtnl = Rtnl::open().map_err(|e| Error::os("open a netlink socket", e))?;
         let links = rtnl.links().map_err(|e| Error::os("list links", e))?;
         let bridge = links.iter().find(|l| l.name == record.bridge).map(|l| l.index);
-        let mut removed = Vec::new();
-        for link in links
+        let orphans = links
             .iter()
-            .filter(|l| plan::is_orphan(l, bridge, |name| names.contains(name)))
-        {
-            if rtnl
-                .delete_link(&link.name)
-                .map_err(|e| Error::os(format!("delete link {}", link.name), e))?
-            {
-                removed.push(link.name.clone());
-            }
-        }
+            .filter(|l| plan::is_orphan(l, bridge, |name| names.contains(name)));
+        let removed: Vec<String> = orphans.map(|l| l.name.clone()).collect();
+        let doomed: Vec<&str> = removed.iter().map(String::as_str).collect();
+        let deleted = rtnl.delete_links(&doomed);
+        deleted.map_err(|e| Error::os(format!("delete links {}", doomed.join(" ")), e))?;
         Ok(removed)
     }
 
@@ -420,15 +462,18 @@ impl Network {
         };
         self.make_bridge(&mut setup, &live)
     }
+}
 
-    fn forget(&self, container_id: &str) {
-        let mut state = self.state();
-        let Some(endpoint) = state.claims.remove(container_id).and_then(|c| c.endpoint) else {
-            return;
-        };
-        state.links.remove(&endpoint.host_link);
-        if let Some(pool) = &mut state.pool {
-            pool.release(endpoint.ip);
+impl Inner {
+    /// Links are gone: their names and addresses may be used again.
+    fn free(&self, gone: &[Doomed]) {
+        let mut state = lock(&self.state);
+        for Doomed { link, ip } in gone {
+            state.links.remove(link);
+            state.leaving.remove(ip);
+            if let Some(pool) = &mut state.pool {
+                pool.release(*ip);
+            }
         }
     }
 }
@@ -440,64 +485,4 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 fn short(id: &str) -> &str {
     id.get(..12).unwrap_or(id)
-}
-
-fn delete_link(name: &str) -> Result<()> {
-    let deleted = Rtnl::open().and_then(|mut rtnl| rtnl.delete_link(name));
-    deleted
-        .map(|_| ())
-        .map_err(|e| Error::os(format!("delete link {name}"), e))
-}
-
-/// The veth pair and what is inside. Nothing is left when a step fails.
-fn connect_to(
-    bridge: &Bridge,
-    endpoint: &Endpoint,
-    netns: BorrowedFd<'_>,
-    inter_container: bool,
-) -> Result<()> {
-    let Endpoint {
-        host_link,
-        container_link,
-        ip,
-        prefix_len,
-        gateway,
-        mac,
-        mtu,
-        ..
-    } = endpoint;
-    let mut inside = netns::rtnl_inside(netns).map_err(|e| Error::os("enter the network namespace", e))?;
-    let mut host = Rtnl::open().map_err(|e| Error::os("open a netlink socket", e))?;
-    let veth = VethPlan {
-        host_name: host_link,
-        bridge_index: bridge.index,
-        peer_name: container_link,
-        peer_mac: *mac,
-        mtu: *mtu,
-        isolated: !inter_container,
-    };
-    let mut make = || -> Result<()> {
-        let mut made = host.add_veth(&veth, netns);
-        if made
-            .as_ref()
-            .is_err_and(|e| e.raw_os_error() == Some(nix::libc::EEXIST))
-        {
-            // The name is this container's alone (`allocate`), so the link is left from a life that was cut short.
-            made = host
-                .delete_link(host_link)
-                .and_then(|_| host.add_veth(&veth, netns));
-        }
-        made.map_err(|e| Error::os(format!("make link {host_link}"), e))?;
-        let doing = || format!("configure {container_link}");
-        let link = inside.link(container_link).map_err(|e| Error::os(doing(), e))?;
-        let index = link.ok_or_else(|| Error::new(Kind::NotFound, doing()))?.index;
-        inside
-            .configure_container_link(index, *ip, *prefix_len, *gateway)
-            .map_err(|e| Error::os(doing(), e))
-    };
-    make().inspect_err(|_| {
-        if let Err(e) = delete_link(host_link) {
-            tracing::warn!(error = %e, "undo of a connection that could not be made");
-        }
-    })
 }

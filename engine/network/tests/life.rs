@@ -7,7 +7,9 @@ use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::os::fd::AsFd;
 
 use kelson_network::{Kind, LiveEndpoint, NetworkConfig, PortSpec, Proto};
-use lab::{Container, HOST, Lab, OUTSIDE, ask, files, forwarding, id, inside, links, nft, ruleset, run};
+use lab::{
+    Container, HOST, Lab, OUTSIDE, PATIENCE, ask, files, forwarding, id, inside, links, nft, ruleset, run,
+};
 
 const WEB: PortSpec = PortSpec {
     proto: Proto::Tcp,
@@ -32,6 +34,7 @@ fn nothing_is_made_before_it_is_needed_and_nothing_is_left() {
     assert!(links().contains(&a.endpoint.host_link));
     network.disconnect(&id(1)).unwrap();
     network.disconnect(&id(1)).unwrap();
+    network.settle(PATIENCE).unwrap();
     assert_eq!((links(), ruleset()), (links_idle, rules_idle));
     assert_eq!(forwarding(), "1");
 
@@ -314,6 +317,7 @@ fn a_failed_connect_leaves_nothing() {
     let netns = network.create_netns().unwrap();
     network.connect(&endpoint, netns.as_fd()).unwrap();
     network.disconnect(&id(1)).unwrap();
+    network.settle(PATIENCE).unwrap();
     assert_eq!(links(), before);
 }
 
@@ -415,8 +419,30 @@ fn many_at_once() {
             });
         }
     });
+    network.settle(PATIENCE).unwrap();
     let now: Vec<String> = links().into_iter().filter(|l| l != "kls0").collect();
     assert_eq!(now, before);
     let rules = ruleset().to_string();
     assert!(!rules.contains("elem"), "{rules}");
+}
+
+#[test]
+fn an_address_is_not_given_away_while_its_old_link_stands() {
+    let Some(lab) = Lab::new() else { return };
+    let network = lab.network();
+    for _ in 0..10 {
+        let old = Container::start(&network, &id(1), &[]);
+        network.disconnect(&id(1)).unwrap();
+        // The same container again, at once: another link or the old one gone, another address or the old one free.
+        let new = Container::start(&network, &id(1), &[]);
+        if links().contains(&old.endpoint.host_link) && old.endpoint.host_link != new.endpoint.host_link {
+            assert_ne!(old.endpoint.ip, new.endpoint.ip);
+        }
+        new.serve(80);
+        assert_eq!(ask(new.endpoint.ip, 80), Some(IpAddr::from(new.endpoint.gateway)));
+        network.disconnect(&id(1)).unwrap();
+    }
+    network.settle(PATIENCE).unwrap();
+    let last = Container::start(&network, &id(2), &[]);
+    assert_eq!(last.endpoint.ip, Ipv4Addr::new(172, 30, 0, 2));
 }

@@ -102,10 +102,19 @@ impl Element {
     }
 }
 
-/// The script for `nft -f -` that replaces the whole table in one transaction.
-pub(crate) fn render<'a>(plan: &TablePlan, elements: impl Iterator<Item = &'a Element> + Clone) -> String {
+/// The script for `nft -f -` that makes the whole table in one transaction, in place of the one there is.
+pub(crate) fn render<'a>(
+    plan: &TablePlan,
+    elements: impl Iterator<Item = &'a Element> + Clone,
+    replace: bool,
+) -> String {
     let table = &plan.table;
-    let mut out = format!("add table inet {table}\ndelete table inet {table}\ntable inet {table} {{\n");
+    let mut out = String::new();
+    if replace {
+        // Adding what is there does nothing, and deleting what is not would fail.
+        let _ = writeln!(out, "add table inet {table}\ndelete table inet {table}");
+    }
+    let _ = writeln!(out, "table inet {table} {{");
     map(
         &mut out,
         MAP_ANY,
@@ -282,7 +291,7 @@ mod tests {
             element([0, 0, 0, 0], 8080).unwrap(),
             element([10, 0, 0, 1], 53).unwrap(),
         ];
-        let text = render(&plan(), elements.iter());
+        let text = render(&plan(), elements.iter(), true);
         assert_eq!(text, include_str!("../../tests/data/table.nft"));
     }
 
@@ -294,7 +303,8 @@ mod tests {
             outside: vec!["eth0".into()],
             ..plan()
         };
-        let text = render(&closed, [].iter());
+        let text = render(&closed, [].iter(), false);
+        assert!(text.starts_with("table inet kelson {"));
         assert!(!text.contains("oifname != \"kls0\" masquerade"));
         assert!(text.contains("iifname \"kls0\" oifname \"kls0\" drop"));
         assert!(text.contains("iifname { \"eth0\" } oifname { \"eth0\" } drop"));

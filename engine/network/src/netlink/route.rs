@@ -37,6 +37,8 @@ const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTMSG: usize = 12;
 
+/// Link group of links about to be deleted ("kels" in ASCII). Nothing else is ever put into it.
+const DOOMED_GROUP: u32 = 0x6b65_6c73;
 /// Attempts at a dump that others' changes interrupt.
 const DUMP_ATTEMPTS: usize = 5;
 
@@ -202,6 +204,37 @@ impl Rtnl {
             Ok(()) => Ok(true),
             Err(e) if e.raw_os_error() == Some(nix::libc::ENODEV) => Ok(false),
             Err(e) => Err(e),
+        }
+    }
+
+    /// Deletes links by name; missing ones are fine. The kernel waits about 20 ms for each deletion request, so
+    /// several links go as one group.
+    pub(crate) fn delete_links(&mut self, names: &[&str]) -> io::Result<()> {
+        if let [name] = names {
+            return self.delete_link(name).map(|_| ());
+        }
+        let mut found = false;
+        for name in names {
+            let mut link = LinkMessage::default();
+            link.attributes = vec![
+                LinkAttribute::IfName((*name).into()),
+                LinkAttribute::Group(DOOMED_GROUP),
+            ];
+            match self.acknowledged(vec![(RouteNetlinkMessage::SetLink(link), 0)]) {
+                Ok(()) => found = true,
+                Err(e) if e.raw_os_error() == Some(nix::libc::ENODEV) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        if !found {
+            return Ok(());
+        }
+        let mut group = LinkMessage::default();
+        group.attributes.push(LinkAttribute::Group(DOOMED_GROUP));
+        match self.acknowledged(vec![(RouteNetlinkMessage::DelLink(group), 0)]) {
+            // Their namespaces have ended meanwhile.
+            Err(e) if e.raw_os_error() == Some(nix::libc::ENODEV) => Ok(()),
+            result => result,
         }
     }
 

@@ -19,8 +19,17 @@ pub const PATIENCE: Duration = Duration::from_secs(5);
 /// How long to wait for a packet that must not come.
 pub const SILENCE: Duration = Duration::from_millis(300);
 
+/// A container id for each number.
 pub fn id(n: u8) -> String {
-    format!("{n:02x}").repeat(32)
+    // Spread out like real ids: link names are cut from them.
+    (0..4u64)
+        .map(|i| {
+            format!(
+                "{:016x}",
+                (u64::from(n) + i * 977 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            )
+        })
+        .collect()
 }
 
 /// The test thread's own world; it ends with the thread.

@@ -1,0 +1,62 @@
+//! A container's cable: the veth pair between the bridge and its network namespace.
+
+use std::os::fd::BorrowedFd;
+
+use crate::bridge::Bridge;
+use crate::error::{Error, Kind, Result};
+use crate::model::Endpoint;
+use crate::netlink::route::{Rtnl, VethPlan};
+use crate::netns;
+
+/// The veth pair and what is inside. Nothing is left when a step fails.
+pub(crate) fn connect(
+    bridge: &Bridge,
+    endpoint: &Endpoint,
+    netns: BorrowedFd<'_>,
+    isolated: bool,
+) -> Result<()> {
+    let Endpoint {
+        host_link,
+        container_link,
+        ip,
+        prefix_len,
+        gateway,
+        mac,
+        mtu,
+        ..
+    } = endpoint;
+    let mut inside = netns::rtnl_inside(netns).map_err(|e| Error::os("enter the network namespace", e))?;
+    let mut host = Rtnl::open().map_err(|e| Error::os("open a netlink socket", e))?;
+    let veth = VethPlan {
+        host_name: host_link,
+        bridge_index: bridge.index,
+        peer_name: container_link,
+        peer_mac: *mac,
+        mtu: *mtu,
+        isolated,
+    };
+    let mut make = || -> Result<()> {
+        let mut made = host.add_veth(&veth, netns);
+        if made
+            .as_ref()
+            .is_err_and(|e| e.raw_os_error() == Some(nix::libc::EEXIST))
+        {
+            // The name is this container's alone (`allocate`), so the link is left from a life that was cut short.
+            made = host
+                .delete_link(host_link)
+                .and_then(|_| host.add_veth(&veth, netns));
+        }
+        made.map_err(|e| Error::os(format!("make link {host_link}"), e))?;
+        let doing = || format!("configure {container_link}");
+        let link = inside.link(container_link).map_err(|e| Error::os(doing(), e))?;
+        let index = link.ok_or_else(|| Error::new(Kind::NotFound, doing()))?.index;
+        inside
+            .configure_container_link(index, *ip, *prefix_len, *gateway)
+            .map_err(|e| Error::os(doing(), e))
+    };
+    make().inspect_err(|_| {
+        if let Err(e) = host.delete_link(host_link) {
+            tracing::warn!(error = %e, "undo of a connection that could not be made");
+        }
+    })
+}
