@@ -14,7 +14,7 @@ use crate::error::{Error, Kind, Result};
 use crate::firewall::{Element, Firewall};
 use crate::ipam::{Pool, Refused};
 use crate::model::{
-    BoundPort, Endpoint, LiveEndpoint, Mac, NetworkConfig, NetworkInfo, PortMapping, PortSpec,
+    BoundPort, Endpoint, LiveEndpoint, Mac, NetworkConfig, NetworkInfo, PortMapping, PortSpec, Proto,
     ReconcileReport,
 };
 use crate::netlink::route::Rtnl;
@@ -153,7 +153,11 @@ impl Network {
             return;
         };
         if let Some(Endpoint { host_link, ip, .. }) = claim.endpoint {
-            self.inner.free(&[Doomed { link: host_link, ip }]);
+            self.inner.free(&[Doomed {
+                link: host_link,
+                ip,
+                udp: false,
+            }]);
         }
     }
 
@@ -240,7 +244,8 @@ impl Network {
             errors.extend(firewall.remove(container_id).err());
         }
         if let Some(endpoint) = claim.endpoint {
-            errors.extend(self.doom(endpoint).err());
+            let udp = claim.ports.iter().any(|p| p.proto == Proto::Udp);
+            errors.extend(self.doom(endpoint, udp).err());
         }
         let doing = format!("disconnect container {}", short(container_id));
         Error::collect(doing, errors).map_or(Ok(()), Err)
@@ -309,10 +314,11 @@ impl Network {
     }
 
     /// Hands a link to the thread that deletes links, starting it if none runs.
-    fn doom(&self, endpoint: Endpoint) -> Result<()> {
+    fn doom(&self, endpoint: Endpoint, udp: bool) -> Result<()> {
         let doomed = Doomed {
             link: endpoint.host_link,
             ip: endpoint.ip,
+            udp,
         };
         if !self.inner.undo.push(doomed) {
             return Ok(());
@@ -468,7 +474,7 @@ impl Inner {
     /// Links are gone: their names and addresses may be used again.
     fn free(&self, gone: &[Doomed]) {
         let mut state = lock(&self.state);
-        for Doomed { link, ip } in gone {
+        for Doomed { link, ip, .. } in gone {
             state.links.remove(link);
             state.leaving.remove(ip);
             if let Some(pool) = &mut state.pool {

@@ -7,6 +7,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
+use crate::netlink::conntrack;
 use crate::netlink::route::Rtnl;
 
 /// Links deleted in one request.
@@ -17,6 +18,8 @@ const BATCH: usize = 256;
 pub(crate) struct Doomed {
     pub(crate) link: String,
     pub(crate) ip: Ipv4Addr,
+    /// Whether UDP ports were published for it.
+    pub(crate) udp: bool,
 }
 
 /// The queue. It holds at most one entry per address of the pool.
@@ -61,7 +64,10 @@ impl Undo {
             let names: Vec<&str> = batch.iter().map(|d| d.link.as_str()).collect();
             let result = Rtnl::open().and_then(|mut rtnl| rtnl.delete_links(&names));
             match result {
-                Ok(()) => gone(&batch),
+                Ok(()) => {
+                    forget_connections(&batch);
+                    gone(&batch);
+                }
                 Err(e) => {
                     tracing::warn!(error = %e, links = names.join(" "), "links not deleted; tried again later");
                     let mut queue = self.lock();
@@ -95,5 +101,15 @@ impl Undo {
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Before the address is free for others, and only where UDP was published: the kernel looks at every entry for it.
+fn forget_connections(batch: &[Doomed]) {
+    for Doomed { ip, .. } in batch.iter().filter(|d| d.udp) {
+        if let Err(e) = conntrack::forget_udp(*ip) {
+            // Entries of UDP that nobody uses end by themselves within two minutes.
+            tracing::debug!(error = %e, %ip, "connection tracking entries not deleted");
+        }
     }
 }

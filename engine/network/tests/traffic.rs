@@ -3,7 +3,7 @@
 
 mod lab;
 
-use std::net::{IpAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
 
 use kelson_network::{NetworkConfig, PortSpec, Proto};
 use lab::{
@@ -176,4 +176,29 @@ fn a_forward_policy_of_others_does_not_cut_us_off() {
     network.disconnect(&id(1)).unwrap();
     network.shutdown().unwrap();
     assert_eq!(lab::ruleset(), before);
+}
+
+#[test]
+fn a_udp_client_that_keeps_sending_follows_the_port_to_its_new_holder() {
+    let Some(lab) = Lab::with_outside() else { return };
+    let network = lab.network();
+    let ports = [PortSpec::new(Proto::Udp, 5353, 53)];
+    let client = inside(lab.outside(), || UdpSocket::bind("0.0.0.0:4000").unwrap());
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.connect((HOST, 5353)).unwrap();
+    let ask = || {
+        client.send(b"?").unwrap();
+        client.recv(&mut [0; 64]).is_ok()
+    };
+    let old = Container::start(&network, &id(1), &ports);
+    lab::serve_udp_inside(&old.netns, 53);
+    assert!(ask());
+    network.disconnect(&id(1)).unwrap();
+    network.settle(PATIENCE).unwrap();
+    // Somebody else gets the address, a third one the port.
+    let _bystander = Container::start(&network, &id(2), &[]);
+    drop(old);
+    let new = Container::start(&network, &id(3), &ports);
+    lab::serve_udp_inside(&new.netns, 53);
+    assert!(ask());
 }

@@ -26,7 +26,7 @@ pub(crate) fn list_chain(family: &str, table: &str, chain: &str) -> Result<Strin
 
 fn run(arguments: &[&str], input: &str) -> Result<String> {
     let doing = || format!("run nft {}", arguments.join(" "));
-    let mut child = Command::new("nft")
+    let mut child = Command::new(program())
         .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -51,6 +51,19 @@ fn run(arguments: &[&str], input: &str) -> Result<String> {
     }
     let reason = complaint.lines().next().unwrap_or("no reason given").to_owned();
     Err(Error::because(Kind::Internal, doing(), reason))
+}
+
+/// By the PATH; but a PATH without the system's own directory (an ordinary user's, a minimal unit's) is no reason to
+/// go without a firewall.
+fn program() -> &'static str {
+    const SYSTEM: &str = "/usr/sbin/nft";
+    let on_path = std::env::var_os("PATH")
+        .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join("nft").is_file()));
+    if !on_path && std::path::Path::new(SYSTEM).is_file() {
+        SYSTEM
+    } else {
+        "nft"
+    }
 }
 
 /// Feeds the script, then reads both outputs until both are closed or the deadline passes.

@@ -3,6 +3,7 @@
 //! A socket belongs to the network namespace of the thread that opened it, wherever it is used later.
 
 pub(crate) mod attributes;
+pub(crate) mod conntrack;
 pub(crate) mod nf_tables;
 pub(crate) mod route;
 

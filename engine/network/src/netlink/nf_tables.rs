@@ -183,7 +183,8 @@ fn batch_body() -> [u8; 4] {
     [0, 0, high, low]
 }
 
-fn message(out: &mut Vec<u8>, kind: u16, flags: u16, sequence: u32, body: &[u8]) {
+/// Appends one netlink message.
+pub(crate) fn message(out: &mut Vec<u8>, kind: u16, flags: u16, sequence: u32, body: &[u8]) {
     let length = u32::try_from(HEADER + body.len()).unwrap_or(u32::MAX);
     out.extend(length.to_ne_bytes());
     out.extend(kind.to_ne_bytes());
