@@ -1,9 +1,11 @@
 //! The body of every error answer.
 
 message! {
-    /// `{"message": "..."}`.
+    /// `{"message": "..."}`. `kind` is Kelson's own and only there where the status does not tell enough:
+    /// `command_not_found` and `command_not_executable` become the exit codes 127 and 126.
     pub struct ErrorResponse {
         message: String = "message",
+        kind: String = "kind" omitempty,
     }
 }
 

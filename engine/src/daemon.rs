@@ -1,0 +1,214 @@
+//! The daemon's life: configure, listen, open the engine, serve, end.
+//!
+//! Sockets are bound before the engine opens: whoever can connect is heard, and a request that needs the engine waits
+//! for it. At the end only connections end; containers belong to their shims (docs/decisions/001).
+
+use crate::config::{Flags, Settings, resolve};
+use crate::server::sockets::{Listener, bind};
+use crate::server::{self, App};
+use crate::wiring;
+use anyhow::{Context, bail};
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tracing_subscriber::EnvFilter;
+
+/// Where `daemon.json` is looked for.
+const CONFIG_FILE: &str = "/etc/kelson/daemon.json";
+
+/// Two cores' worth: the work of a request is in the kernel, the shims and the disk.
+const WORKERS: usize = 2;
+
+/// The deepest handlers (spec generation) were measured far below this.
+const STACK: usize = 1 << 20;
+
+/// malloc arenas. More threads than that rarely allocate at the same moment, and each arena keeps its own slack.
+const ARENAS: i32 = 2;
+
+/// How long requests in flight may go on after a signal to end.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// Pause after an accept that failed for want of descriptors, so that the loop does not spin.
+const ACCEPT_RETRY: Duration = Duration::from_millis(50);
+
+/// Runs the daemon until a signal ends it.
+///
+/// # Errors
+/// Whatever keeps it from starting.
+pub fn run(flags: &Flags) -> anyhow::Result<()> {
+    let settings = configure(flags)?;
+    if flags.validate {
+        writeln!(std::io::stdout(), "configuration OK")?;
+        return Ok(());
+    }
+    start_log(&settings);
+    if !kelson_sys::malloc::limit_arenas(ARENAS) {
+        tracing::debug!("this C library's allocator has no limit of arenas");
+    }
+    for warning in &settings.warnings {
+        tracing::warn!("{warning}");
+    }
+    let _pidfile = settings.pidfile.as_deref().map(PidFile::write).transpose()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .thread_stack_size(STACK)
+        .thread_name("kelsond")
+        .enable_all()
+        .build()?;
+    let ended = runtime.block_on(live(settings));
+    // Blocking calls that hang in the kernel must not keep the daemon from ending.
+    runtime.shutdown_timeout(DRAIN);
+    ended
+}
+
+fn configure(flags: &Flags) -> anyhow::Result<Settings> {
+    let path = flags
+        .config_file
+        .clone()
+        .unwrap_or_else(|| PathBuf::from(CONFIG_FILE));
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => Some(text),
+        // Only the default file may be missing.
+        Err(e) if e.kind() == ErrorKind::NotFound && flags.config_file.is_none() => None,
+        Err(e) => {
+            return Err(e)
+                .with_context(|| format!("unable to configure the daemon with file {}", path.display()));
+        }
+    };
+    resolve(flags, text.as_deref()).with_context(|| match text {
+        Some(_) => format!("configuration with file {}", path.display()),
+        None => "configuration".to_owned(),
+    })
+}
+
+fn start_log(settings: &Settings) {
+    // RUST_LOG refines what --log-level says.
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(&settings.log_level));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false);
+    // A second logger in one process only happens in tests.
+    let _ = log.with_ansi(false).try_init();
+}
+
+async fn live(settings: Settings) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut listeners = Vec::new();
+    for address in &settings.hosts {
+        let listener = bind(address, settings.group.as_deref())
+            .await
+            .map_err(anyhow::Error::msg)?;
+        match listener.address() {
+            Some(at) => {
+                if !at.ip().is_loopback() {
+                    tracing::warn!(
+                        "listening on {at} without TLS: anyone who can connect is root on this host"
+                    );
+                }
+                tracing::info!("API listen on {at}");
+            }
+            None => tracing::info!("API listen on {address}"),
+        }
+        listeners.push(listener);
+    }
+    let config = wiring::engine_config(&settings)?;
+    let (opened, engine) = watch::channel(None);
+    let app = Arc::new(App::new(settings, engine));
+    let mut servers = Vec::new();
+    for listener in listeners {
+        servers.push(tokio::spawn(accept(Arc::clone(&app), listener)));
+    }
+    notify("READY=1");
+    let mut starting = tokio::spawn(wiring::open(config, opened));
+    let ended = tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+        failed = async {
+            match (&mut starting).await {
+                // Started: from here on only a signal ends the daemon.
+                Ok(Ok(())) => std::future::pending().await,
+                Ok(Err(error)) => error,
+                Err(panicked) => anyhow::anyhow!("engine start: {panicked}"),
+            }
+        } => Err(failed),
+    };
+    notify("STOPPING=1");
+    tracing::info!("stopping; containers live on");
+    for server in servers {
+        server.abort();
+        // An aborted task drops its listener, which removes the socket file.
+        let _ = server.await;
+    }
+    starting.abort();
+    if let Some(engine) = app.engine_now() {
+        engine.shutdown().await;
+    }
+    ended
+}
+
+async fn accept(app: Arc<App>, listener: Listener) {
+    loop {
+        match listener.accept().await {
+            Ok(socket) => {
+                tokio::spawn(server::serve(Arc::clone(&app), socket));
+            }
+            Err(error) => {
+                tracing::error!(%error, "accept a connection");
+                tokio::time::sleep(ACCEPT_RETRY).await;
+            }
+        }
+    }
+}
+
+/// sd_notify(3), if systemd asked for it.
+fn notify(state: &str) {
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::{SocketAddr, UnixDatagram};
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else {
+        return;
+    };
+    let path = path.to_string_lossy().into_owned();
+    let address = match path.strip_prefix('@') {
+        Some(name) => SocketAddr::from_abstract_name(name),
+        None => SocketAddr::from_pathname(&path),
+    };
+    let sent = address.and_then(|to| UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &to));
+    if let Err(error) = sent {
+        tracing::warn!(%error, "notify the service manager");
+    }
+}
+
+/// A pid file, removed at the end.
+#[derive(Debug)]
+struct PidFile(PathBuf);
+
+impl PidFile {
+    fn write(path: &Path) -> anyhow::Result<Self> {
+        let old = std::fs::read_to_string(path)
+            .ok()
+            .and_then(|text| text.trim().parse::<u32>().ok());
+        if let Some(pid) =
+            old.filter(|pid| *pid != std::process::id() && Path::new(&format!("/proc/{pid}")).exists())
+        {
+            bail!(
+                "process with PID {pid} is still running; pid file {}",
+                path.display()
+            );
+        }
+        std::fs::write(path, format!("{}\n", std::process::id()))
+            .with_context(|| format!("write {}", path.display()))?;
+        Ok(PidFile(path.to_owned()))
+    }
+}
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        // Already gone is as good.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}

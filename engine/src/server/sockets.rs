@@ -1,0 +1,223 @@
+//! The addresses kelsond listens on: `unix://PATH`, `tcp://HOST:PORT`.
+
+use super::listen::Socket;
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::{Gid, Group, chown};
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt};
+use std::path::{Path, PathBuf};
+use tokio::net::{TcpListener, UnixListener};
+
+/// Port of `tcp://` addresses without one, docker's for plain HTTP.
+const DEFAULT_PORT: u16 = 2375;
+
+/// A parsed `-H` value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Address {
+    /// A socket file.
+    Unix(PathBuf),
+    /// Host and port.
+    Tcp(String),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Unix(path) => write!(f, "unix://{}", path.display()),
+            Address::Tcp(at) => write!(f, "tcp://{at}"),
+        }
+    }
+}
+
+impl Address {
+    /// Parses what `-H` and the `hosts` key take. A bare `:2375` is TCP, a bare path a unix socket.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong.
+    pub fn parse(text: &str, default_unix: &Path) -> Result<Self, String> {
+        let text = text.trim();
+        let (scheme, rest) = text.split_once("://").unwrap_or(match text.starts_with('/') {
+            true => ("unix", text),
+            false => ("tcp", text),
+        });
+        match scheme {
+            "unix" if rest.is_empty() => Ok(Address::Unix(default_unix.to_owned())),
+            "unix" if rest.starts_with('/') => Ok(Address::Unix(PathBuf::from(rest))),
+            "unix" => Err(format!(
+                "invalid bind address {text}: the socket's path must be absolute"
+            )),
+            "tcp" => tcp(rest).ok_or_else(|| format!("invalid bind address format: {text}")),
+            "fd" => Err("fd:// (socket activation) is not supported yet; use unix:// or tcp://".to_owned()),
+            _ => Err(format!("invalid bind address format: {text}")),
+        }
+    }
+}
+
+fn tcp(rest: &str) -> Option<Address> {
+    let rest = rest.trim_end_matches('/');
+    if rest.contains('/') {
+        return None;
+    }
+    let (host, port) = match rest.rsplit_once(':') {
+        Some((host, port)) if !host.contains(':') || host.ends_with(']') => (host, port.parse().ok()?),
+        _ => (rest, DEFAULT_PORT),
+    };
+    let host = if host.is_empty() { "localhost" } else { host };
+    Some(Address::Tcp(format!("{host}:{port}")))
+}
+
+/// A bound address.
+#[derive(Debug)]
+pub enum Listener {
+    /// Unix socket; the file goes away with the listener.
+    Unix(UnixListener, PathBuf),
+    /// TCP.
+    Tcp(TcpListener),
+}
+
+impl Listener {
+    /// Waits for the next connection.
+    ///
+    /// # Errors
+    /// Those of accept(2), most of which pass (too many open files).
+    pub async fn accept(&self) -> io::Result<Socket> {
+        match self {
+            Listener::Unix(listener, _) => listener.accept().await.map(|(s, _)| Socket::Unix(s)),
+            Listener::Tcp(listener) => {
+                let (stream, _) = listener.accept().await?;
+                // Attach carries single key strokes.
+                stream.set_nodelay(true)?;
+                Ok(Socket::Tcp(stream))
+            }
+        }
+    }
+
+    /// Where it listens, with the port the kernel chose.
+    pub fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Listener::Unix(..) => None,
+            Listener::Tcp(listener) => listener.local_addr().ok(),
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Listener::Unix(_, path) = self {
+            // Already gone is as good.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// Binds an address. A socket file that nobody listens on is replaced; one that answers means another daemon.
+///
+/// # Errors
+/// A sentence that says what is wrong.
+pub async fn bind(address: &Address, group: Option<&str>) -> Result<Listener, String> {
+    match address {
+        Address::Tcp(at) => TcpListener::bind(at.as_str())
+            .await
+            .map(Listener::Tcp)
+            .map_err(|e| format!("listen on {address}: {e}")),
+        Address::Unix(path) => bind_unix(path, group).map_err(|e| format!("listen on {address}: {e}")),
+    }
+}
+
+fn bind_unix(path: &Path, group: Option<&str>) -> Result<Listener, String> {
+    let gid = socket_group(group)?;
+    if let Some(parent) = path.parent() {
+        let mut builder = std::fs::DirBuilder::new();
+        builder
+            .recursive(true)
+            .mode(0o711)
+            .create(parent)
+            .map_err(|e| e.to_string())?;
+    }
+    clear_stale(path)?;
+    // The file must never be open to others, not even between bind and chmod. kelsond has one thread running Rust
+    // code that makes files at this point: its own start.
+    let old = umask(Mode::from_bits_truncate(0o117));
+    let bound = UnixListener::bind(path);
+    umask(old);
+    let listener = bound.map_err(|e| e.to_string())?;
+    chown(path, None, Some(gid)).map_err(|e| format!("give the socket to group {gid}: {e}"))?;
+    Ok(Listener::Unix(listener, path.to_owned()))
+}
+
+fn clear_stale(path: &Path) -> Result<(), String> {
+    let Ok(meta) = std::fs::symlink_metadata(path) else {
+        return Ok(());
+    };
+    if !meta.file_type().is_socket() {
+        return Err("a file that is not a socket is in the way".to_owned());
+    }
+    match std::os::unix::net::UnixStream::connect(path) {
+        Ok(_) => Err("another daemon already listens there".to_owned()),
+        Err(_) => std::fs::remove_file(path).map_err(|e| format!("remove the stale socket: {e}")),
+    }
+}
+
+/// `--group` must exist; without it `kelson`, then `docker`, then root's own group.
+fn socket_group(name: Option<&str>) -> Result<Gid, String> {
+    let find = |n: &str| Group::from_name(n).ok().flatten().map(|g| g.gid);
+    match name {
+        Some("") => Ok(Gid::from_raw(0)),
+        Some(name) => match name.parse() {
+            Ok(number) => Ok(Gid::from_raw(number)),
+            Err(_) => find(name).ok_or_else(|| format!("group {name} not found")),
+        },
+        None => Ok(find("kelson")
+            .or_else(|| find("docker"))
+            .unwrap_or(nix::unistd::getegid())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn show(text: &str) -> String {
+        match Address::parse(text, Path::new("/run/kelson/kelson.sock")) {
+            Ok(a) => a.to_string(),
+            Err(e) => format!("! {e}"),
+        }
+    }
+
+    #[test]
+    fn addresses() {
+        assert_eq!(show("unix:///a/b.sock"), "unix:///a/b.sock");
+        assert_eq!(show("unix://"), "unix:///run/kelson/kelson.sock");
+        assert_eq!(show("/a.sock"), "unix:///a.sock");
+        assert_eq!(show("tcp://0.0.0.0:2376"), "tcp://0.0.0.0:2376");
+        assert_eq!(show("tcp://:2375"), "tcp://localhost:2375");
+        assert_eq!(show(":2375"), "tcp://localhost:2375");
+        assert_eq!(show("tcp://[::1]:99/"), "tcp://[::1]:99");
+        assert_eq!(show("tcp://h"), "tcp://h:2375");
+        for bad in ["unix://rel", "http://x", "tcp://h:x", "tcp://h:1/path", "fd://"] {
+            assert!(show(bad).starts_with('!'), "{bad}: {}", show(bad));
+        }
+    }
+
+    #[tokio::test]
+    async fn replaces_a_stale_socket_and_respects_a_live_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        assert!(path.exists());
+        let at = Address::Unix(path.clone());
+        let first = bind(&at, Some("")).await.unwrap();
+        assert!(
+            bind(&at, Some(""))
+                .await
+                .unwrap_err()
+                .ends_with("another daemon already listens there")
+        );
+        drop(first);
+        assert!(!path.exists());
+        std::fs::write(&path, "").unwrap();
+        assert!(bind(&at, Some("")).await.is_err());
+    }
+}
