@@ -20,7 +20,7 @@ RELEASE_DIR := $(CARGO_TARGET_DIR)/release
 PROGRAMS := kelson kelsond kelson-shim containerd-shim-kelson-v2 kelson-runtime kelson-spec-tests
 
 BUILD_PACKAGES := gcc libc6-dev libseccomp-dev
-RUN_PACKAGES := nftables
+RUN_PACKAGES := iproute2 nftables
 TEST_PACKAGES := busybox-static ca-certificates containerd crun curl docker-registry docker.io iproute2 iptables \
   mmdebstrap netavark nftables podman runc skopeo util-linux
 
@@ -52,7 +52,7 @@ dynamic:
 
 .PHONY: run
 run: run-packages build ## start kelsond, run the embedded web server, fetch its page, clean up
-	@KELSON_BIN_DIR=$(BIN) engine/hello/try.sh
+	@KELSON_BIN_DIR=$(BIN) engine/tests/first-light.sh
 
 .PHONY: test
 test: test-packages build ## build and run every test (needs root)
