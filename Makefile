@@ -36,13 +36,15 @@ build: build-packages static dynamic ## build release binaries into target/kelso
 	@ln -f $(BIN)/kelson-shim $(BIN)/containerd-shim-kelson-v2
 	@ls -l $(BIN)
 
-# A static glibc can't load name services: a call that needs them links with a warning and fails on the user's machine.
-# Linker output is a warning of rustc, shown once per build, so it is kept and looked at even when nothing was linked now.
+# A static glibc can't load name services: a call that needs them links with a warning and fails on the user's machine. Only
+# ld.bfd gives that warning, and rustc hides what a linker says unless asked. Cargo repeats it when nothing is built anew.
+STATIC_FLAGS := -C target-feature=+crt-static -C link-arg=-fuse-ld=bfd -W linker-messages
+
 .PHONY: static
 static:
 	@install -d $(OUT)
 	LIBSECCOMP_LINK_TYPE=static LIBSECCOMP_LIB_PATH="$$(dirname "$$(gcc -print-file-name=libseccomp.a)")" \
-	  RUSTFLAGS="-C target-feature=+crt-static -W linker-messages" $(CARGO) build --locked --profile static --target $(HOST) \
+	  RUSTFLAGS="$(STATIC_FLAGS)" $(CARGO) build --locked --profile static --target $(HOST) \
 	  $(STATIC_PACKAGES:%=--package %) 2>&1 | tee $(OUT)/static.log
 	@if grep -n 'statically linked applications' $(OUT)/static.log; then echo 'a static program needs a shared library at run time' >&2; exit 1; fi
 
