@@ -176,7 +176,7 @@ impl Network {
                 endpoint.bridge
             )
         };
-        let isolated = !self.inner.config.inter_container;
+        let isolated = self.isolated();
         let bridge = self.bridge()?;
         match veth::connect(&bridge, endpoint, netns, isolated) {
             Err(_) if !self.bridge_is_there(&bridge) => {
@@ -276,15 +276,8 @@ impl Network {
         if let Some(record) = &setup.record {
             report.removed_links = self.remove_orphans(record, live)?;
         }
-        let mut rtnl = Rtnl::open().map_err(|e| Error::os("open a netlink socket", e))?;
-        for LiveEndpoint { endpoint, .. } in live {
-            let link = rtnl.link(&endpoint.host_link);
-            if link
-                .map_err(|e| Error::os(format!("look up {}", endpoint.host_link), e))?
-                .is_none()
-            {
-                report.without_link.push(endpoint.container_id.clone());
-            }
+        if let Some(bridge) = self.state().bridge.clone() {
+            report.without_link = veth::reattach(&bridge, live.iter().map(|l| &l.endpoint), self.isolated())?;
         }
         Ok(report)
     }
@@ -466,7 +459,14 @@ impl Network {
             };
             state.claims.values().filter_map(live).collect()
         };
-        self.make_bridge(&mut setup, &live)
+        let bridge = self.make_bridge(&mut setup, &live)?;
+        veth::reattach(&bridge, live.iter().map(|l| &l.endpoint), self.isolated())?;
+        Ok(bridge)
+    }
+
+    /// Whether containers are cut off from each other.
+    fn isolated(&self) -> bool {
+        !self.inner.config.inter_container
     }
 }
 

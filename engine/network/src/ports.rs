@@ -43,7 +43,16 @@ pub(crate) fn bind_all(
     let mut bound: Vec<(usize, Vec<BoundPort>)> = Vec::with_capacity(specs.len());
     for index in order {
         if let Some(spec) = specs.get(index) {
-            bound.push((index, bind_one_of(spec, config, &ours)?));
+            // Wished for twice in one request is ours, too.
+            let taken = |wanted: &PortMapping| {
+                ours(wanted)
+                    || bound
+                        .iter()
+                        .flat_map(|(_, ports)| ports)
+                        .any(|b| overlap(&b.mapping, wanted))
+            };
+            let ports = bind_one_of(spec, config, &taken)?;
+            bound.push((index, ports));
         }
     }
     bound.sort_by_key(|(index, _)| *index);

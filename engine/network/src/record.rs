@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use ipnet::Ipv4Net;
@@ -66,7 +67,8 @@ impl RecordFile {
     /// Makes the directory if it is missing.
     pub(crate) fn open(dir: &Path) -> Result<Self> {
         let doing = || format!("open the network's state directory {}", dir.display());
-        std::fs::create_dir_all(dir).map_err(|e| Error::os(doing(), e))?;
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+        made.map_err(|e| Error::os(doing(), e))?;
         // The absolute path marks our bridge, so it must not depend on the working directory.
         let dir = dir.canonicalize().map_err(|e| Error::os(doing(), e))?;
         Ok(Self { dir })

@@ -60,3 +60,31 @@ pub(crate) fn connect(
         }
     })
 }
+
+/// Puts the links of running containers that hang on no bridge any more (theirs was deleted) on this one. Returns
+/// the ids of containers that have no link at all.
+pub(crate) fn reattach<'a>(
+    bridge: &Bridge,
+    endpoints: impl Iterator<Item = &'a Endpoint>,
+    isolated: bool,
+) -> Result<Vec<String>> {
+    let mut rtnl = Rtnl::open().map_err(|e| Error::os("open a netlink socket", e))?;
+    let mut missing = Vec::new();
+    for Endpoint {
+        host_link,
+        container_id,
+        ..
+    } in endpoints
+    {
+        let doing = || format!("attach {host_link} to {}", bridge.name);
+        match rtnl.link(host_link).map_err(|e| Error::os(doing(), e))? {
+            Some(link) if link.master.is_none() => {
+                rtnl.attach(host_link, bridge.index, isolated)
+                    .map_err(|e| Error::os(doing(), e))?;
+            }
+            Some(_) => {}
+            None => missing.push(container_id.clone()),
+        }
+    }
+    Ok(missing)
+}

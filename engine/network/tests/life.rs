@@ -71,6 +71,17 @@ fn a_taken_port_is_told_in_dockers_words() {
         "Bind for 0.0.0.0:8080 failed: port is already allocated"
     );
     assert_eq!(ours.kind(), Kind::Conflict);
+    let twice = network.bind_ports(
+        &id(2),
+        &[
+            PortSpec::new(Proto::Tcp, 9000, 80),
+            PortSpec::new(Proto::Tcp, 9000, 81),
+        ],
+    );
+    assert_eq!(
+        twice.unwrap_err().to_string(),
+        "Bind for 0.0.0.0:9000 failed: port is already allocated"
+    );
     let theirs = refused(PortSpec {
         host_port: 8081,
         host_port_end: 8081,
@@ -283,10 +294,13 @@ fn what_others_destroy_is_made_again_when_needed() {
     run("ip", &["link", "del", "kls0"]);
     let c = Container::start(&network, &id(3), &[PortSpec::new(Proto::Tcp, 9091, 80)]);
     c.serve(80);
-    assert_eq!(
-        inside(lab.outside(), || ask(HOST, 9091)),
-        Some(IpAddr::from(OUTSIDE))
-    );
+    for port in [8080, 9091] {
+        assert_eq!(
+            inside(lab.outside(), || ask(HOST, port)),
+            Some(IpAddr::from(OUTSIDE)),
+            "{port}"
+        );
+    }
 }
 
 #[test]

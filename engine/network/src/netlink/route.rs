@@ -144,22 +144,22 @@ impl Rtnl {
                 LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
             ]),
         ];
-        let mut port = LinkMessage::default();
-        port.attributes = vec![
-            LinkAttribute::IfName(plan.host_name.into()),
-            LinkAttribute::LinkInfo(vec![
-                LinkInfo::PortKind(InfoPortKind::Bridge),
-                LinkInfo::PortData(InfoPortData::BridgePort(vec![
-                    // Where br_netfilter is loaded, a container's packet to its own published port is translated
-                    // inside the bridge and must leave by the port it came from.
-                    InfoBridgePort::HairpinMode(true),
-                    InfoBridgePort::Isolated(plan.isolated),
-                ])),
-            ]),
-        ];
         self.acknowledged(vec![
             (RouteNetlinkMessage::NewLink(link), NLM_F_CREATE | NLM_F_EXCL),
-            (RouteNetlinkMessage::NewLink(port), 0),
+            (bridge_port(plan.host_name, plan.isolated), 0),
+        ])
+    }
+
+    /// Puts a host link on a bridge again.
+    pub(crate) fn attach(&mut self, name: &str, bridge_index: u32, isolated: bool) -> io::Result<()> {
+        let mut link = LinkMessage::default();
+        link.attributes = vec![
+            LinkAttribute::IfName(name.into()),
+            LinkAttribute::Controller(bridge_index),
+        ];
+        self.acknowledged(vec![
+            (RouteNetlinkMessage::SetLink(link), 0),
+            (bridge_port(name, isolated), 0),
         ])
     }
 
@@ -318,6 +318,25 @@ impl Rtnl {
         self.0.send(&bytes)?;
         self.0.collect(&expected, None)
     }
+}
+
+/// Options of a link as a port of its bridge.
+fn bridge_port(name: &str, isolated: bool) -> RouteNetlinkMessage {
+    let options = vec![
+        // Where br_netfilter is loaded, a container's packet to its own published port is translated inside the
+        // bridge and must leave by the port it came from.
+        InfoBridgePort::HairpinMode(true),
+        InfoBridgePort::Isolated(isolated),
+    ];
+    let mut port = LinkMessage::default();
+    port.attributes = vec![
+        LinkAttribute::IfName(name.into()),
+        LinkAttribute::LinkInfo(vec![
+            LinkInfo::PortKind(InfoPortKind::Bridge),
+            LinkInfo::PortData(InfoPortData::BridgePort(options)),
+        ]),
+    ];
+    RouteNetlinkMessage::NewLink(port)
 }
 
 fn set_up(index: u32) -> RouteNetlinkMessage {
