@@ -1,0 +1,31 @@
+//! `rename`.
+
+use anyhow::bail;
+
+use super::path;
+use crate::argv::{Arity, Command, Parsed};
+use crate::session::Session;
+
+/// `kelson rename`.
+pub static COMMAND: Command = Command {
+    names: &["container rename", "rename"],
+    usage: "CONTAINER NEW_NAME",
+    about: "Rename a container",
+    flags: &[],
+    arity: Arity::Exactly(2),
+    first_argument_ends_flags: false,
+    run,
+};
+
+fn run(session: &Session, parsed: &Parsed) -> anyhow::Result<u8> {
+    let (old, new) = (parsed.args[0].trim(), parsed.args[1].trim());
+    if old.is_empty() || new.is_empty() {
+        bail!("Error: Neither old nor new names may be empty");
+    }
+    session
+        .client
+        .post(path(old, "/rename"))
+        .query("name", new)
+        .send()?;
+    Ok(0)
+}

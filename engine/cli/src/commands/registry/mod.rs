@@ -1,0 +1,7 @@
+//! Who we are at registries.
+
+pub mod login;
+pub mod logout;
+
+/// The registry that is meant without a name.
+pub const DEFAULT: &str = "docker.io";
