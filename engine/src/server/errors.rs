@@ -126,7 +126,10 @@ impl ApiError {
         if self.status == StatusCode::NOT_MODIFIED {
             return super::body::status(self.status);
         }
-        let mut text = serde_json::to_vec(&ErrorResponse { message: self.message, kind: self.kind.to_owned() })
+        let mut text = serde_json::to_vec(&ErrorResponse {
+            message: self.message,
+            kind: self.kind.to_owned(),
+        })
         .unwrap_or_default();
         text.push(b'\n');
         let mut reply = Response::new(Body::from(Bytes::from(text)));

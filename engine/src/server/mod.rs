@@ -30,6 +30,8 @@ use tracing::Instrument;
 
 pub use app::App;
 mod app;
+#[cfg(test)]
+mod tests;
 
 /// Largest request head and hyper's read buffer.
 const MAX_HEAD: usize = 64 << 10;

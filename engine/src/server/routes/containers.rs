@@ -37,6 +37,11 @@ pub async fn create(mut call: Call) -> Result<Reply, ApiError> {
     };
     let mut request = ContainerCreateRequest::from_slice(&body)
         .map_err(|e| ApiError::invalid(format!("invalid JSON: {e}")))?;
+    if request.config == kelson_api::ContainerConfig::default() {
+        return Err(ApiError::invalid(
+            "config cannot be empty in order to create a container",
+        ));
+    }
     adapt_create(&mut request, call.version);
     let engine = call.app.engine().await?;
     crate::wiring::ensure_hello(&engine, &request.config.image).await;

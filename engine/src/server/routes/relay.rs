@@ -1,12 +1,11 @@
 //! Moves bytes between a client and a process: attach, exec, logs.
 
 use crate::server::body::Sender;
-use crate::server::call::Raw;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::StreamExt;
 use kelson_api::stream::{HEADER_LEN, StreamId, header};
 use kelson_core::{Attached, Frame, FrameStream};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// Bytes taken from the client at a time.
 const INPUT_CHUNK: usize = 32 << 10;
@@ -38,7 +37,7 @@ pub fn engine_line(stream: StreamId, text: &str, tty: bool) -> Bytes {
 
 /// Connects a taken-over connection and a process until the output ends or the client is gone. The client's half
 /// close is the process's end of input, no more.
-pub async fn both_ways(io: Raw, attached: Attached) {
+pub async fn both_ways(io: impl AsyncRead + AsyncWrite, attached: Attached) {
     let Attached {
         tty,
         mut output,
@@ -106,5 +105,68 @@ mod tests {
         };
         assert_eq!(encode(&frame, false).as_ref(), b"\x02\0\0\0\0\0\0\x02ab");
         assert_eq!(encode(&frame, true).as_ref(), b"ab");
+    }
+
+    /// A process whose input arrives at the returned reader, and whose output is what the sender is given.
+    fn process(
+        tty: bool,
+    ) -> (
+        Attached,
+        tokio::io::DuplexStream,
+        tokio::sync::mpsc::Sender<Frame>,
+    ) {
+        let (stdin, reader) = tokio::io::duplex(64);
+        let (sender, receiver) = tokio::sync::mpsc::channel::<Frame>(4);
+        let output =
+            futures_util::stream::unfold(receiver, |mut r| async { r.recv().await.map(|f| (Ok(f), r)) });
+        (
+            Attached {
+                tty,
+                output: Box::pin(output),
+                input: Box::pin(stdin),
+            },
+            reader,
+            sender,
+        )
+    }
+
+    #[tokio::test]
+    async fn a_half_close_ends_the_input_and_not_the_output() {
+        let (attached, mut stdin, output) = process(true);
+        let (client, server) = tokio::net::UnixStream::pair().unwrap();
+        let relay = tokio::spawn(both_ways(server, attached));
+        let (mut from, mut to) = client.into_split();
+        to.write_all(b"typed").await.unwrap();
+        to.shutdown().await.unwrap();
+        let mut typed = String::new();
+        stdin.read_to_string(&mut typed).await.unwrap();
+        assert_eq!(typed, "typed");
+        output
+            .send(Frame {
+                stream: StreamId::Stdout,
+                data: Bytes::from_static(b"late"),
+            })
+            .await
+            .unwrap();
+        drop(output);
+        let mut got = String::new();
+        from.read_to_string(&mut got).await.unwrap();
+        assert_eq!(got, "late");
+        relay.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_client_that_left_ends_the_relay_with_the_next_output() {
+        let (attached, _stdin, output) = process(false);
+        let (client, server) = tokio::net::UnixStream::pair().unwrap();
+        let relay = tokio::spawn(both_ways(server, attached));
+        drop(client);
+        let frame = Frame {
+            stream: StreamId::Stdout,
+            data: Bytes::from_static(b"x"),
+        };
+        // The first write may still land in a buffer.
+        while output.send(frame.clone()).await.is_ok() {}
+        relay.await.unwrap();
     }
 }
