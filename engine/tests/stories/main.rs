@@ -2,7 +2,8 @@
 //!
 //! Each story runs with our client and with the stock docker client, in an enclosure of its own (`kelson_spec_tests::enclosure`)
 //! with a registry inside. `KELSON_BIN_DIR` names the programs under test (default: `target/kelson/bin`, where `make build` puts
-//! them). `KELSON_TEST_ENGINE=dockerd` runs the docker client's stories against Debian's dockerd, which tests the tests.
+//! them). `KELSON_TEST_ENGINE=dockerd` runs them against Debian's dockerd: with docker's client that
+//! tests the tests, with ours it tests the client.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stderr,
@@ -11,6 +12,7 @@
 
 mod bad_input;
 mod crash;
+mod everyday;
 mod peers;
 mod redis;
 mod support;

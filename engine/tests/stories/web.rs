@@ -24,9 +24,7 @@ fn docker_serves_a_page() {
 }
 
 fn serves_a_page(client: Client) {
-    let Some(play) = Playground::new(client, &[Image::Nginx]) else {
-        return;
-    };
+    let play = Playground::new(client, &[Image::Nginx]);
     let image = Image::Nginx.reference();
     play.ok(&["pull", image]);
     play.warm_up(image);
@@ -168,9 +166,7 @@ fn docker_opens_a_shell() {
 }
 
 fn opens_a_shell(client: Client) {
-    let Some(play) = Playground::new(client, &[Image::Nginx]) else {
-        return;
-    };
+    let play = Playground::new(client, &[Image::Nginx]);
     let image = Image::Nginx.reference();
     play.ok(&["run", "-d", "--name", "web", image]);
     let before = play.inventory();
@@ -209,9 +205,7 @@ fn docker_stops_the_deaf() {
 
 /// SIGTERM, then SIGKILL when the time is up.
 fn stops_the_deaf(client: Client) {
-    let Some(play) = Playground::new(client, &[Image::Busybox]) else {
-        return;
-    };
+    let play = Playground::new(client, &[Image::Busybox]);
     let image = Image::Busybox.reference();
     play.ok(&[
         "run",
@@ -251,9 +245,7 @@ fn docker_passes_exit_codes_and_input_on() {
 }
 
 fn passes_exit_codes_on(client: Client) {
-    let Some(play) = Playground::new(client, &[Image::Busybox]) else {
-        return;
-    };
+    let play = Playground::new(client, &[Image::Busybox]);
     let image = Image::Busybox.reference();
     for network in ["bridge", "none", "host"] {
         play.ok(&["run", "--rm", "--network", network, image, "true"]);

@@ -73,7 +73,11 @@ impl Terminal {
     }
 
     pub fn type_line(&mut self, line: &str) {
-        self.master.write_all(format!("{line}\r").as_bytes()).unwrap();
+        self.type_keys(&format!("{line}\r"));
+    }
+
+    pub fn type_keys(&mut self, keys: &str) {
+        self.master.write_all(keys.as_bytes()).unwrap();
     }
 
     pub fn resize(&self, rows: u16, columns: u16) {
