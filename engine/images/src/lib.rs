@@ -4,15 +4,20 @@
 //! and `snapshots/` (one directory per layer and per container). All of it is plain files; what is in memory is read from
 //! them at [`Images::open`].
 
+mod archive;
 mod config;
+mod content;
 mod digest;
 mod error;
+mod files;
 mod image;
 pub mod limits;
 mod progress;
+mod registry;
 mod remove;
 mod snapshots;
 mod store;
+mod unpack;
 
 pub use config::{ImagesConfig, Platform, PullOptions};
 pub use digest::{Digest, ImageId};

@@ -1,19 +1,322 @@
 //! Layer and container directories, and how they are mounted.
+//!
+//! `snapshots/N/meta.json` owns `snapshots/N/`: it is written last for a layer (verified and complete) and first for nothing,
+//! so a directory without a readable one is half made and removed at open. A layer's content does not depend on what is
+//! below it, so a layer is known by its DiffID and images share it whatever their other layers are.
 
+mod overlay;
 mod view;
 
+#[cfg(test)]
+use std::collections::HashSet;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::{Gid, Mode, OFlags, Uid};
 use serde::{Deserialize, Serialize};
 
+use crate::digest::Digest;
+use crate::error::Doing;
+use crate::files::{self, Durable};
+use crate::{Error, Result};
+
+pub use overlay::RootMount;
+pub(crate) use overlay::{mount_detached, root_mount};
+pub(crate) use view::open_in_root;
 pub use view::{Access, RootFs};
 
-/// A container's root, for whoever mounts it (containerd's `Mount`, `CreateTaskRequest.rootfs`).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RootMount {
-    /// `overlay`.
-    #[serde(rename = "type")]
-    pub fs_type: String,
-    /// `overlay`.
-    pub source: String,
-    /// `lowerdir=A:B` (top first, absolute, `:` and `\` escaped), `upperdir=`, `workdir=`.
-    pub options: Vec<String>,
+/// The content of a snapshot, below its number.
+const TREE: &str = "fs";
+const WORK: &str = "work";
+const META: &str = "meta.json";
+/// An empty lower layer, for images that have none; overlayfs wants at least one.
+const EMPTY: u64 = 0;
+
+/// `meta.json`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Meta {
+    format: u32,
+    #[serde(flatten)]
+    owner: Owner,
+    #[serde(flatten)]
+    unknown: serde_json::Map<String, serde_json::Value>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+enum Owner {
+    Layer(Layer),
+    Container(Container),
+}
+
+/// An unpacked layer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Layer {
+    #[serde(skip)]
+    pub number: u64,
+    pub diff_id: Digest,
+    /// Bytes of its files.
+    pub size: u64,
+    /// Whether it sets the root directory's owner and mode.
+    pub has_root: bool,
+    /// The blob it came from, and that blob's media type.
+    pub blob: Digest,
+    pub blob_size: u64,
+    pub media_type: String,
+    /// Set until the layer is known to be on the disk: in another boot it is not to be trusted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot_id: Option<String>,
+}
+
+/// A container's writable directory.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Container {
+    #[serde(skip)]
+    pub number: u64,
+    pub container: String,
+    pub image: Digest,
+    /// Its layers, bottom first.
+    pub layers: Vec<Digest>,
+}
+
+/// The directory of all snapshots.
+#[derive(Debug)]
+pub(crate) struct Snapshots {
+    root: PathBuf,
+    next: AtomicU64,
+    boot_id: String,
+}
+
+/// What [`Snapshots::open`] found.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    pub layers: Vec<Layer>,
+    pub containers: Vec<Container>,
+}
+
+impl Snapshots {
+    /// Opens or makes the directory. Half-made snapshots go, and layers a power cut may have torn.
+    ///
+    /// # Errors
+    /// `Unsupported` for a snapshot of a newer format: it is not ours to remove.
+    pub fn open(root: &Path) -> Result<(Self, Found)> {
+        files::make_dir(root, 0o700)?;
+        let boot_id = files::boot_id()?;
+        let mut found = Found::default();
+        let mut highest = EMPTY;
+        let doing = || format!("list {}", root.display());
+        for entry in std::fs::read_dir(root).doing(doing)? {
+            let entry = entry.doing(doing)?;
+            let Some(number) = entry.file_name().to_str().and_then(|n| n.parse::<u64>().ok()) else {
+                continue;
+            };
+            highest = highest.max(number);
+            if number == EMPTY {
+                continue;
+            }
+            let meta = match files::read_record::<Meta>(&entry.path().join(META)) {
+                Err(e) if e.kind() == crate::Kind::Invalid => None,
+                other => other?,
+            };
+            match meta.map(|m| m.owner) {
+                Some(Owner::Layer(layer)) if layer.boot_id.as_ref().is_none_or(|b| *b == boot_id) => {
+                    found.layers.push(Layer { number, ..layer });
+                }
+                Some(Owner::Container(container)) => found.containers.push(Container { number, ..container }),
+                Some(Owner::Layer(_)) | None => files::remove_tree(&entry.path())?,
+            }
+        }
+        let snapshots = Self {
+            root: root.to_owned(),
+            next: AtomicU64::new(highest + 1),
+            boot_id,
+        };
+        files::make_dir(&snapshots.tree(EMPTY), 0o755)?;
+        Ok((snapshots, found))
+    }
+
+    fn dir(&self, number: u64) -> PathBuf {
+        self.root.join(number.to_string())
+    }
+
+    /// The content of a snapshot.
+    pub fn tree(&self, number: u64) -> PathBuf {
+        self.dir(number).join(TREE)
+    }
+
+    fn work(&self, number: u64) -> PathBuf {
+        self.dir(number).join(WORK)
+    }
+
+    /// The lower directories of these layers (bottom first), top first as overlayfs has them.
+    pub fn lowers(&self, layers: &[u64]) -> Vec<PathBuf> {
+        let mut lowers: Vec<PathBuf> = layers.iter().rev().map(|n| self.tree(*n)).collect();
+        if lowers.is_empty() {
+            lowers.push(self.tree(EMPTY));
+        }
+        lowers
+    }
+
+    /// Begins a layer.
+    pub fn draft(&self) -> Result<Draft> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let draft = Draft {
+            number,
+            dir: self.dir(number),
+            kept: false,
+        };
+        files::make_dir(&draft.dir, 0o700)?;
+        files::make_dir(&draft.dir.join(TREE), 0o755)?;
+        Ok(draft)
+    }
+
+    /// Makes a complete layer known.
+    pub fn commit(&self, mut draft: Draft, layer: Layer) -> Result<Layer> {
+        let layer = Layer {
+            number: draft.number,
+            boot_id: Some(self.boot_id.clone()),
+            ..layer
+        };
+        self.write_meta(draft.number, Owner::Layer(layer.clone()), Durable::No)?;
+        draft.kept = true;
+        Ok(layer)
+    }
+
+    fn write_meta(&self, number: u64, owner: Owner, durable: Durable) -> Result<()> {
+        let meta = Meta {
+            format: files::FORMAT,
+            owner,
+            unknown: serde_json::Map::new(),
+        };
+        files::write_record(&self.dir(number), META, &meta, durable)
+    }
+
+    /// Flushes the file system and marks these layers as safe. Takes as long as the disk does; no lock is held.
+    pub fn sync(&self, layers: Vec<Layer>) -> Result<Vec<Layer>> {
+        let doing = || format!("sync {}", self.root.display());
+        let root = rustix::fs::open(
+            &self.root,
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        );
+        rustix::fs::syncfs(root.doing(doing)?).doing(doing)?;
+        let mut safe = Vec::with_capacity(layers.len());
+        for layer in layers {
+            let layer = Layer {
+                boot_id: None,
+                ..layer
+            };
+            // Removed in the meantime: nothing to mark.
+            if self.dir(layer.number).is_dir()
+                && self
+                    .write_meta(layer.number, Owner::Layer(layer.clone()), Durable::No)
+                    .is_ok()
+            {
+                safe.push(layer);
+            }
+        }
+        Ok(safe)
+    }
+
+    /// Makes a container's directories on these layers (bottom first).
+    pub fn create_container(&self, container: &str, image: Digest, layers: &[Layer]) -> Result<Container> {
+        let mut draft = self.draft()?;
+        let (tree, work) = (self.tree(draft.number), self.work(draft.number));
+        files::make_dir(&work, 0o700)?;
+        // The merged root is the upper directory's inode: it takes owner and mode of the topmost layer that sets them.
+        if let Some(layer) = layers.iter().rev().find(|l| l.has_root) {
+            let doing = || format!("set the root directory of {container}");
+            let meta = std::fs::metadata(self.tree(layer.number)).doing(doing)?;
+            let (uid, gid) = (Uid::from_raw(meta.uid()), Gid::from_raw(meta.gid()));
+            rustix::fs::chown(&tree, Some(uid), Some(gid)).doing(doing)?;
+            rustix::fs::chmod(&tree, Mode::from_raw_mode(meta.mode() & 0o7777)).doing(doing)?;
+        }
+        let owner = Container {
+            number: draft.number,
+            container: container.to_owned(),
+            image,
+            layers: layers.iter().map(|l| l.diff_id).collect(),
+        };
+        self.write_meta(draft.number, Owner::Container(owner.clone()), Durable::No)?;
+        draft.kept = true;
+        Ok(owner)
+    }
+
+    /// The mount of a container's root.
+    pub fn mount_of(&self, number: u64, layers: &[u64]) -> RootMount {
+        root_mount(&self.lowers(layers), &self.tree(number), &self.work(number))
+    }
+
+    /// A detached mount of a container's root.
+    pub fn view_container(&self, number: u64, layers: &[u64], access: Access) -> Result<OwnedFd> {
+        let mut lowers = self.lowers(layers);
+        match access {
+            Access::ReadWrite => mount_detached(&lowers, Some((&self.tree(number), &self.work(number)))),
+            Access::ReadOnly => {
+                lowers.insert(0, self.tree(number));
+                mount_detached(&lowers, None)
+            }
+        }
+    }
+
+    /// A detached mount of layers.
+    pub fn view_layers(&self, layers: &[u64]) -> Result<OwnedFd> {
+        mount_detached(&self.lowers(layers), None)
+    }
+
+    /// Removes a snapshot. The record goes first: a crash in between leaves a half-made one, which the next open removes.
+    pub fn remove(&self, number: u64) -> Result<()> {
+        files::remove_file(&self.dir(number).join(META))?;
+        files::remove_tree(&self.dir(number))
+    }
+
+    /// Numbers on disk, for tests and `system check`.
+    #[cfg(test)]
+    pub fn numbers(&self) -> HashSet<u64> {
+        let names = std::fs::read_dir(&self.root).into_iter().flatten().flatten();
+        names
+            .filter_map(|e| e.file_name().to_str()?.parse().ok())
+            .filter(|n| *n != EMPTY)
+            .collect()
+    }
+}
+
+/// A snapshot being made; dropped, it is gone.
+#[derive(Debug)]
+pub(crate) struct Draft {
+    number: u64,
+    dir: PathBuf,
+    kept: bool,
+}
+
+impl Draft {
+    /// The directory to fill.
+    pub fn open_tree(&self) -> Result<OwnedFd> {
+        let path = self.dir.join(TREE);
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::open(&path, flags, Mode::empty()).doing(|| format!("open {}", path.display()))
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if !self.kept {
+            // The next open removes what cannot be removed now: it has no record.
+            let _ = files::remove_tree(&self.dir);
+        }
+    }
+}
+
+/// Refuses a root that overlayfs' options cannot name.
+pub(crate) fn check_root(root: &Path) -> Result<()> {
+    let text = root.as_os_str().as_encoded_bytes();
+    if text.iter().any(|b| b":,\\".contains(b)) || !root.is_absolute() {
+        return Err(Error::invalid(format!(
+            "data root {} must be absolute and hold no colon, comma or backslash: overlay mounts name it",
+            root.display()
+        )));
+    }
+    Ok(())
 }

@@ -1,7 +1,14 @@
 //! The image store: its public face.
 
+mod flight;
+mod inner;
+mod load;
+mod pull;
+mod state;
+
+use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use kelson_formats::Reference;
@@ -9,20 +16,21 @@ use tokio::io::AsyncRead;
 
 use crate::config::{ImagesConfig, Platform, PullOptions};
 use crate::digest::{Digest, ImageId};
+use crate::files;
 use crate::image::{HistoryEntry, Image};
 use crate::progress::Progress;
+use crate::remove::{self, Request};
 use crate::remove::{InUse, Removed};
 use crate::snapshots::{Access, RootFs, RootMount};
-use crate::{Error, Kind, Result};
+use crate::{Error, Result};
+use inner::{Inner, blocking};
+pub(crate) use state::BlobRef;
 
 /// The image store. Cheap to clone; all clones are one store.
 #[derive(Debug, Clone)]
 pub struct Images {
     inner: Arc<Inner>,
 }
-
-#[derive(Debug)]
-struct Inner {}
 
 /// What a pull brought.
 #[derive(Debug, Clone)]
@@ -70,6 +78,8 @@ pub struct EmbeddedImage<'a> {
     pub cmd: &'a [&'a str],
     /// `80/tcp`.
     pub exposed_ports: &'a [&'a str],
+    /// What `stop` sends first.
+    pub stop_signal: &'a str,
     /// Labels.
     pub labels: &'a [(&'a str, &'a str)],
 }
@@ -92,39 +102,33 @@ pub struct Usage {
     pub content: u64,
 }
 
-fn unfinished<T>() -> Result<T> {
-    Err(Error::new(
-        Kind::Unsupported,
-        "this part of the image store is not built yet",
-    ))
-}
-
 impl Images {
     /// Opens (or makes) the store below `root` (DATA_ROOT). Reads every record, removes what a crash left half made.
     ///
     /// # Errors
-    /// `Internal` when the directories cannot be made or read.
-    pub fn open(_root: &Path, _config: ImagesConfig) -> Result<Self> {
-        Ok(Self {
-            inner: Arc::new(Inner {}),
-        })
+    /// `Internal` when the directories cannot be made or read; `Invalid` for a root that overlay mounts cannot name;
+    /// `Unsupported` for records of a newer build.
+    pub fn open(root: &Path, config: ImagesConfig) -> Result<Self> {
+        Inner::open(root, config).map(|inner| Self { inner })
     }
 
     /// Replaces the registry settings (daemon reload); running pulls keep the old ones.
-    pub fn reconfigure(&self, _config: ImagesConfig) {}
+    pub fn reconfigure(&self, config: ImagesConfig) {
+        *self.inner.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
+    }
 
-    /// Pulls an image. The reference gets `latest` when it has neither tag nor digest.
+    /// Pulls an image. The reference gets `latest` when it has neither tag nor digest. Dropping the future ends the pull.
     ///
     /// # Errors
     /// `NotFound`, `Denied`, `Unavailable` with docker's sentences; `Invalid` for content that does not match its digest.
     /// Nothing is stored then.
     pub async fn pull(
         &self,
-        _reference: &Reference,
-        _options: PullOptions,
-        _progress: impl Fn(Progress) + Send + Sync,
+        reference: &Reference,
+        options: PullOptions,
+        progress: impl Fn(Progress) + Send + Sync,
     ) -> Result<Pulled> {
-        unfinished()
+        self.pull_image(reference, options, &progress).await
     }
 
     /// Loads `docker save`'s archive or an OCI layout in a tar, plain or compressed.
@@ -133,10 +137,20 @@ impl Images {
     /// `Invalid` for a malformed archive; nothing is stored then.
     pub async fn load(
         &self,
-        _archive: impl AsyncRead + Send + Unpin + 'static,
-        _progress: impl Fn(Progress) + Send + Sync,
+        archive: impl AsyncRead + Send + Unpin + 'static,
+        progress: impl Fn(Progress) + Send + Sync,
     ) -> Result<Vec<Loaded>> {
-        unfinished()
+        let loaded = load::load(&self.inner, archive).await?;
+        self.inner.sync_soon();
+        for image in &loaded {
+            if image.references.is_empty() {
+                progress(Progress::line(format!("Loaded image ID: {}", image.id)));
+            }
+            for reference in &image.references {
+                progress(Progress::line(format!("Loaded image: {}", reference.familiar())));
+            }
+        }
+        Ok(loaded)
     }
 
     /// Makes an image of one layer from a root file system's tar, plain or compressed.
@@ -145,52 +159,96 @@ impl Images {
     /// `Invalid` for a malformed tar or change.
     pub async fn import(
         &self,
-        _rootfs: impl AsyncRead + Send + Unpin + 'static,
-        _options: ImportOptions,
+        rootfs: impl AsyncRead + Send + Unpin + 'static,
+        options: ImportOptions,
     ) -> Result<ImageId> {
-        unfinished()
+        let id = load::import(&self.inner, rootfs, options).await?;
+        self.inner.sync_soon();
+        Ok(id)
     }
 
     /// Makes the embedded image if it is not there. The same binary gives the same id everywhere.
     ///
     /// # Errors
     /// `Internal` when the disk refuses.
-    pub async fn ensure_embedded(&self, _image: EmbeddedImage<'_>) -> Result<Image> {
-        unfinished()
+    pub async fn ensure_embedded(&self, image: EmbeddedImage<'_>) -> Result<Image> {
+        let id = load::ensure_embedded(&self.inner, image).await?;
+        self.resolve(&id.to_string())
     }
 
     /// All images, newest first. Reads memory only.
     #[must_use]
     pub fn list(&self) -> Vec<Image> {
-        let _ = &self.inner;
-        Vec::new()
+        let mut images: Vec<Image> = {
+            let state = self.inner.state();
+            state.images.values().map(|entry| state.view(entry)).collect()
+        };
+        images.sort_by_key(|image| (std::cmp::Reverse(image.created_unix()), *image.id()));
+        images
     }
 
-    /// Finds an image by name, id, or the beginning of an id.
+    /// Finds an image by name, id, or the beginning of an id. Reads memory only.
     ///
     /// # Errors
     /// `NotFound` ("No such image: x:latest"), `Invalid` for a name out of grammar or an ambiguous beginning.
-    pub fn resolve(&self, _name: &str) -> Result<Image> {
-        unfinished()
+    pub fn resolve(&self, name: &str) -> Result<Image> {
+        let state = self.inner.state();
+        state.find(name).map(|entry| state.view(entry))
     }
 
-    /// Notes that a container was made from the image now.
-    pub fn touch(&self, _id: &ImageId) {}
+    /// Notes that a container was made from the image now. Blocking, one small write.
+    pub fn touch(&self, id: &ImageId) {
+        if let Err(e) = self.inner.touch(id) {
+            tracing::warn!(image = %id, error = %e, "last use not recorded");
+        }
+    }
+
+    /// When a container was last made from the image, or it was stored; seconds since the epoch.
+    #[must_use]
+    pub fn last_used(&self, id: &ImageId) -> Option<i64> {
+        self.inner
+            .state()
+            .images
+            .get(id)
+            .map(|entry| entry.record.last_used)
+    }
 
     /// Rows of `docker history`, newest first.
     ///
     /// # Errors
     /// As [`Images::resolve`].
-    pub fn history(&self, _name: &str) -> Result<Vec<HistoryEntry>> {
-        unfinished()
+    pub fn history(&self, name: &str) -> Result<Vec<HistoryEntry>> {
+        let image = self.resolve(name)?;
+        let sizes: Vec<u64> = {
+            let state = self.inner.state();
+            image
+                .layers()
+                .iter()
+                .map(|l| state.layers.get(&l.diff_id).map_or(0, |layer| layer.size))
+                .collect()
+        };
+        Ok(image.history_rows(&sizes))
     }
 
     /// Gives an image a further name; moves the name if it was taken.
     ///
     /// # Errors
     /// As [`Images::resolve`]; `Invalid` for a target with a digest.
-    pub async fn tag(&self, _source: &str, _target: &Reference) -> Result<Image> {
-        unfinished()
+    pub async fn tag(&self, source: &str, target: &Reference) -> Result<Image> {
+        if target.digest().is_some() {
+            return Err(Error::invalid("refusing to create a tag with a digest reference"));
+        }
+        let inner = Arc::clone(&self.inner);
+        let source = source.to_owned();
+        let name = state::lookup_name(target);
+        let id = blocking(move || {
+            let _writer = inner.writer();
+            let id = inner.state().find(&source)?.record.id;
+            inner.store_ref(name, id, None)?;
+            Ok(id)
+        })
+        .await?;
+        self.resolve(&id.to_string())
     }
 
     /// Removes a name, and the image with its last name.
@@ -199,75 +257,250 @@ impl Images {
     /// `NotFound`, or `Conflict` with docker's sentences.
     pub async fn remove(
         &self,
-        _name: &str,
-        _force: bool,
-        _in_use: &(dyn Fn(&ImageId) -> Option<InUse> + Send + Sync),
+        name: &str,
+        force: bool,
+        in_use: &(dyn Fn(&ImageId) -> Option<InUse> + Send + Sync),
     ) -> Result<Vec<Removed>> {
-        unfinished()
+        let (id, by_name) = {
+            let state = self.inner.state();
+            let id = state.find(name)?.record.id;
+            let by_name = Reference::parse(name).ok().map(|r| state::lookup_name(&r));
+            (
+                id,
+                by_name.filter(|n| state.refs.get(n).is_some_and(|r| r.image == id)),
+            )
+        };
+        // Asked before the writer's turn: the answer comes from another part of the daemon.
+        let in_use = in_use(&id);
+        let inner = Arc::clone(&self.inner);
+        let name = name.to_owned();
+        blocking(move || {
+            let _writer = inner.writer();
+            let names = inner.state().names_of(&id);
+            let request = Request {
+                name: &name,
+                by_name,
+                id,
+                names,
+                force,
+                in_use,
+            };
+            let plan = remove::plan(&request)?;
+            carry_out(&inner, &id, &plan).map(|(removed, _)| removed)
+        })
+        .await
     }
 
-    /// Removes images no container uses: those without a name, or `all`; only older than `unused_for` where given.
+    /// Removes images no container uses: those without a name, or `all`; only those not used for `unused_for` where given.
     ///
     /// # Errors
     /// `Internal` when the disk refuses.
     pub async fn prune(
         &self,
-        _all: bool,
-        _unused_for: Option<Duration>,
-        _in_use: &(dyn Fn(&ImageId) -> Option<InUse> + Send + Sync),
+        all: bool,
+        unused_for: Option<Duration>,
+        in_use: &(dyn Fn(&ImageId) -> Option<InUse> + Send + Sync),
     ) -> Result<Pruned> {
-        unfinished()
+        let oldest =
+            unused_for.map(|d| files::now().saturating_sub(i64::try_from(d.as_secs()).unwrap_or(i64::MAX)));
+        let candidates: Vec<ImageId> = {
+            let state = self.inner.state();
+            let old = |entry: &state::Entry| oldest.is_none_or(|oldest| entry.record.last_used <= oldest);
+            let named = |id: &ImageId| state.names_of(id).iter().any(|n| !n.contains('@'));
+            state
+                .images
+                .values()
+                .filter(|e| old(e) && (all || !named(&e.record.id)))
+                .map(|e| e.record.id)
+                .collect()
+        };
+        let unused: Vec<ImageId> = candidates.into_iter().filter(|id| in_use(id).is_none()).collect();
+        let inner = Arc::clone(&self.inner);
+        blocking(move || {
+            let mut pruned = Pruned::default();
+            for id in unused {
+                let _writer = inner.writer();
+                let plan = remove::Plan {
+                    untag: inner.state().names_of(&id),
+                    delete: true,
+                };
+                let (removed, freed) = carry_out(&inner, &id, &plan)?;
+                pruned.removed.extend(removed);
+                pruned.reclaimed += freed;
+            }
+            Ok(pruned)
+        })
+        .await
     }
 
     /// Bytes on disk. Reads memory only.
     #[must_use]
     pub fn usage(&self) -> Usage {
-        Usage::default()
+        let layers = self.inner.state().layers.values().map(|l| l.size).sum();
+        Usage {
+            layers,
+            content: self.inner.content.bytes(),
+        }
     }
 
-    /// Makes a container's snapshot (upper and work directories) on the image's layers.
+    /// Makes a container's snapshot (upper and work directories) on the image's layers. Layers a crash took are unpacked again
+    /// from their blobs.
     ///
     /// # Errors
-    /// `Conflict` when the container has one.
-    pub async fn prepare(&self, _container: &str, _image: &Image) -> Result<RootMount> {
-        unfinished()
+    /// `Conflict` when the container has one; `NotFound` when a layer and its blob are both gone.
+    pub async fn prepare(&self, container: &str, image: &Image) -> Result<RootMount> {
+        let layers: Vec<Digest> = image.layers().iter().map(|l| l.diff_id).collect();
+        let id = *image.id();
+        let blobs: Vec<BlobRef> = {
+            let state = self.inner.state();
+            state
+                .images
+                .get(&id)
+                .map(|e| e.record.layers.clone())
+                .unwrap_or_default()
+        };
+        let lease = self
+            .inner
+            .lease(
+                layers
+                    .iter()
+                    .copied()
+                    .chain(blobs.iter().map(|l| l.blob))
+                    .collect(),
+            )
+            .await;
+        let inner = Arc::clone(&self.inner);
+        let container = container.to_owned();
+        blocking(move || {
+            if inner.state().containers.contains_key(&container) {
+                return Err(Error::conflict(format!(
+                    "container {container} has a root file system already"
+                )));
+            }
+            for blob in &blobs {
+                if !inner.state().layers.contains_key(&blob.diff_id) {
+                    flight::unpack_stored(&inner, blob)?;
+                }
+            }
+            let known: Vec<_> = {
+                let state = inner.state();
+                layers
+                    .iter()
+                    .map(|d| state.layers.get(d).cloned().ok_or_else(|| lost(d)))
+                    .collect::<Result<_>>()?
+            };
+            let made = inner.snapshots.create_container(&container, id, &known)?;
+            let numbers: Vec<u64> = known.iter().map(|l| l.number).collect();
+            let mount = inner.snapshots.mount_of(made.number, &numbers);
+            inner.state().put_container(made);
+            lease.end()?;
+            Ok(mount)
+        })
+        .await
     }
 
-    /// The mount of a container's existing snapshot.
+    /// The mount of a container's existing snapshot. Reads memory only.
     ///
     /// # Errors
     /// `NotFound` when there is none.
-    pub fn root_mount(&self, _container: &str) -> Result<RootMount> {
-        unfinished()
+    pub fn root_mount(&self, container: &str) -> Result<RootMount> {
+        let (number, layers) = self.container(container)?;
+        Ok(self.inner.snapshots.mount_of(number, &layers))
     }
 
     /// Removes a container's snapshot; one that is not there is fine.
     ///
     /// # Errors
     /// `Internal` when the disk refuses (it is retried at the next open).
-    pub async fn remove_snapshot(&self, _container: &str) -> Result<()> {
-        unfinished()
+    pub async fn remove_snapshot(&self, container: &str) -> Result<()> {
+        let Some(gone) = self.inner.state().take_container(container) else {
+            return Ok(());
+        };
+        let inner = Arc::clone(&self.inner);
+        blocking(move || {
+            inner.snapshots.remove(gone.number)?;
+            // Its image may have been removed by force while it was there: the layers were kept for it.
+            inner.collect(&gone.layers).map(|_| ())
+        })
+        .await
     }
 
     /// The containers that have a snapshot; the daemon removes those it has no record of.
     #[must_use]
     pub fn snapshot_containers(&self) -> Vec<String> {
-        Vec::new()
+        self.inner.state().containers.keys().cloned().collect()
     }
 
     /// A detached view of a container's root. Blocking: call it on a blocking thread.
     ///
     /// # Errors
     /// `NotFound` without a snapshot, `Internal` when the kernel refuses the mount.
-    pub fn view_container(&self, _container: &str, _access: Access) -> Result<RootFs> {
-        unfinished()
+    pub fn view_container(&self, container: &str, access: Access) -> Result<RootFs> {
+        let (number, layers) = self.container(container)?;
+        self.inner
+            .snapshots
+            .view_container(number, &layers, access)
+            .map(RootFs::new)
     }
 
-    /// A detached read-only view of an image's root. Blocking: call it on a blocking thread.
+    /// A detached read-only view of an image's root. Blocking: call it on a blocking thread. Hold the image's container, or
+    /// nothing keeps the layers from being removed meanwhile.
     ///
     /// # Errors
     /// `Internal` when the kernel refuses the mount.
-    pub fn view_image(&self, _image: &Image) -> Result<RootFs> {
-        unfinished()
+    pub fn view_image(&self, image: &Image) -> Result<RootFs> {
+        let layers: Vec<Digest> = image.layers().iter().map(|l| l.diff_id).collect();
+        let numbers = self.inner.state().numbers(&layers).map_err(|d| lost(&d))?;
+        self.inner.snapshots.view_layers(&numbers).map(RootFs::new)
     }
+
+    /// A container's directory and its layers', bottom first.
+    fn container(&self, container: &str) -> Result<(u64, Vec<u64>)> {
+        let state = self.inner.state();
+        let none = || Error::not_found(format!("container {container} has no root file system"));
+        let found = state.containers.get(container).ok_or_else(none)?;
+        Ok((found.number, state.numbers(&found.layers).map_err(|d| lost(&d))?))
+    }
+}
+
+fn lost(diff_id: &Digest) -> Error {
+    Error::not_found(format!(
+        "layer {diff_id} is not on the disk any more (hint: pull the image again)"
+    ))
+}
+
+/// Does what a removal decided; the lines to show and the bytes that were freed.
+fn carry_out(inner: &Arc<Inner>, id: &ImageId, plan: &remove::Plan) -> Result<(Vec<Removed>, u64)> {
+    let mut removed = Vec::new();
+    let mut targets = Vec::new();
+    for name in &plan.untag {
+        if let Some(record) = inner.drop_ref(name)? {
+            targets.extend(record.target);
+            let familiar = Reference::parse(name).map_or_else(|_| name.clone(), |r| r.familiar());
+            removed.push(Removed::Untagged(familiar));
+        }
+    }
+    let mut freed = 0;
+    if plan.delete {
+        let chains: Vec<Digest> = {
+            let state = inner.state();
+            let layers = |e: &state::Entry| e.data.layers.iter().map(|l| l.chain_id).collect::<Vec<_>>();
+            let others = state
+                .images
+                .iter()
+                .filter(|(other, _)| *other != id)
+                .flat_map(|(_, e)| layers(e));
+            let others: BTreeSet<Digest> = others.collect();
+            let mine = state.images.get(id).map(layers).unwrap_or_default();
+            mine.into_iter()
+                .rev()
+                .filter(|chain| !others.contains(chain))
+                .collect()
+        };
+        freed += inner.drop_image(id)?;
+        removed.push(Removed::Deleted(*id));
+        removed.extend(chains.into_iter().map(Removed::Deleted));
+    }
+    freed += inner.collect(&targets)?;
+    Ok((removed, freed))
 }

@@ -1,0 +1,6 @@
+//! Archives: tar streams, and the image archives made of them.
+
+pub(crate) mod changes;
+pub(crate) mod layout;
+pub(crate) mod spool;
+pub(crate) mod tar;

@@ -1,0 +1,10 @@
+//! The registry client: distribution-spec and Docker's registry v2, pull side.
+
+mod auth;
+mod client;
+mod endpoint;
+pub(crate) mod manifest;
+mod transport;
+
+pub(crate) use client::{Fetched, Repository};
+pub(crate) use transport::Transport;
