@@ -21,8 +21,8 @@ PROGRAMS := kelson kelsond kelson-shim containerd-shim-kelson-v2 kelson-runtime 
 
 BUILD_PACKAGES := gcc libc6-dev libseccomp-dev
 RUN_PACKAGES := iproute2 nftables
-TEST_PACKAGES := busybox-static ca-certificates containerd crun curl docker-registry docker.io iproute2 iptables \
-  mmdebstrap netavark nftables podman runc skopeo util-linux
+TEST_PACKAGES := busybox-static ca-certificates containerd crun curl docker-registry docker.io iptables mmdebstrap \
+  netavark podman runc skopeo
 
 .PHONY: help
 help: ## list the targets
