@@ -379,7 +379,7 @@ fn check_arity(parsed: &Parsed) -> anyhow::Result<()> {
     let plural = |n: usize| if n == 1 { "argument" } else { "arguments" };
     let (wrong, wants, verb) = match parsed.command.arity {
         Arity::None => (got > 0, "accepts no arguments".to_owned(), "Run"),
-        Arity::Exactly(n) => (got != n, format!("requires {n} {}", plural(n)), "See"),
+        Arity::Exactly(n) => (got != n, format!("requires {n} {}", plural(n)), "Run"),
         Arity::AtLeast(n) => (got < n, format!("requires at least {n} {}", plural(n)), "See"),
         Arity::AtMost(n) => (got > n, format!("requires at most {n} {}", plural(n)), "See"),
         Arity::Between(low, high) => (

@@ -92,6 +92,15 @@ pub fn start_code(error: &anyhow::Error) -> u8 {
     }
 }
 
+/// `open PATH: why`, with Go's words for the usual reasons.
+pub fn open_failed(path: &str, error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => format!("open {path}: no such file or directory"),
+        std::io::ErrorKind::PermissionDenied => format!("open {path}: permission denied"),
+        _ => format!("open {path}: {error}"),
+    }
+}
+
 /// Collects the errors of a command over several objects: each is shown, the command fails with 1.
 #[derive(Debug, Default)]
 pub struct Collected(Vec<String>);

@@ -73,7 +73,7 @@ fn run(args: &[String]) -> anyhow::Result<u8> {
         Request::Run(parsed) => execute(&globals, &parsed),
         Request::Help { deprecated } => {
             if deprecated {
-                output::note("Flag shorthand -h has been deprecated, use --help");
+                output::line("Flag shorthand -h has been deprecated, use --help")?;
             }
             show(&help::command(command, &typed, tty::help_columns()))
         }
@@ -97,7 +97,13 @@ fn help_of(words: &[String]) -> anyhow::Result<u8> {
             let typed = format!("kelson {}", words[..count].join(" "));
             show(&help::command(command, &typed, tty::help_columns()))
         }
-        (None, Some(_)) => no_command(words),
+        (None, Some(first)) => match commands::NOUNS.iter().find(|(noun, _)| noun == first) {
+            Some((noun, about)) if words.len() == 1 => show(&help::noun(noun, about)),
+            _ => Err(Failure::error(
+                format!("unknown help topic: {}", words.join(" ")),
+                1,
+            )),
+        },
         (None, None) => show(&help::program(session::globals(), tty::help_columns())),
     }
 }
@@ -108,7 +114,12 @@ fn no_command(words: &[String]) -> anyhow::Result<u8> {
     let second = words.get(1).map(String::as_str);
     match commands::NOUNS.iter().find(|(noun, _)| *noun == first) {
         Some((noun, about)) => match second {
-            None | Some("--help" | "-h") => show(&help::noun(noun, about)),
+            None => {
+                // Nothing was asked for: docker gives the help as an answer, not as output.
+                output::err(help::noun(noun, about).as_bytes())?;
+                Ok(0)
+            }
+            Some("--help" | "-h") => show(&help::noun(noun, about)),
             Some(verb) if verb.starts_with('-') => {
                 let what = match verb.strip_prefix("--") {
                     Some(long) => format!("unknown flag: --{}", long.split('=').next().unwrap_or(long)),

@@ -75,7 +75,7 @@ impl Session {
             None => ConfigFile::default_path().ok(),
         };
         if globals.list("host").count() > 1 {
-            bail!("specify only one -H");
+            bail!("Failed to initialize: unable to resolve kelson endpoint: Specify only one -H");
         }
         let environment = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
         let named = globals.text("context").map(str::to_owned);
@@ -105,7 +105,8 @@ impl Session {
         };
         let own = host.is_none();
         let endpoint = match host {
-            Some(text) => Endpoint::parse(&text)?,
+            Some(text) => Endpoint::parse(&text)
+                .map_err(|why| why.context("Failed to initialize: unable to resolve kelson endpoint"))?,
             None => Endpoint::Unix(DEFAULT_SOCKET.into()),
         };
         let client = Client::new(endpoint, own, environment("DOCKER_API_VERSION"));

@@ -45,7 +45,7 @@ impl Endpoint {
             "ssh" | "npipe" | "fd" => {
                 bail!("unable to use {text:?}: kelson speaks to unix:// and tcp:// hosts")
             }
-            _ => bail!("unable to parse docker host `{text}`"),
+            _ => bail!("invalid bind address format: {text}"),
         }
     }
 
@@ -388,7 +388,7 @@ mod tests {
         assert_eq!(parse("host:9").unwrap(), "tcp://host:9");
         assert_eq!(
             parse("foo://x").unwrap_err(),
-            "unable to parse docker host `foo://x`"
+            "invalid bind address format: foo://x"
         );
         assert!(parse("unix://").is_err() && parse("ssh://a").is_err());
     }

@@ -42,7 +42,13 @@ pub fn show(
         Some(None) => output::line(&format!("[{}]", found.join(",")))?,
         Some(Some(template)) => {
             for text in &found {
-                output::line(&by_template(&template, text)?)?;
+                match by_template(&template, text) {
+                    Ok(shown) => output::line(&shown)?,
+                    Err(error) => {
+                        output::line("")?;
+                        return Err(error);
+                    }
+                }
             }
             if found.is_empty() {
                 // Docker ends its output even if there was nothing.
@@ -57,5 +63,5 @@ fn by_template(template: &Template, text: &str) -> anyhow::Result<String> {
     let value: Value = serde_json::from_str(text)?;
     template
         .render(&value, Missing::Map)
-        .map_err(|why| anyhow!("\ntemplate parsing error: {why}"))
+        .map_err(|why| anyhow!("template parsing error: {why}"))
 }

@@ -34,7 +34,7 @@ pub fn noun(noun: &str, about: &str) -> String {
     let prefix = format!("{noun} ");
     let mut verbs: Vec<(&str, &str)> = commands::ALL
         .iter()
-        .filter_map(|command| Some((command.names[0].strip_prefix(&prefix)?, command.about)))
+        .filter_map(|command| Some((command.names[0].strip_prefix(&prefix)?, summary(command.about))))
         .collect();
     verbs.sort_unstable();
     format!(
@@ -48,12 +48,17 @@ pub fn program(globals: &[Flag], columns: usize) -> String {
     let mut common = Vec::new();
     for name in commands::COMMON {
         if let Some(command) = commands::find_exact(name) {
-            common.push((*name, command.about));
+            common.push((*name, summary(command.about)));
         }
     }
     let mut rest: Vec<(&str, &str)> = commands::ALL
         .iter()
-        .flat_map(|command| command.names.iter().map(move |name| (*name, command.about)))
+        .flat_map(|command| {
+            command
+                .names
+                .iter()
+                .map(move |name| (*name, summary(command.about)))
+        })
         .filter(|(name, _)| !name.contains(' ') && !commands::COMMON.contains(name))
         .collect();
     rest.sort_unstable();
@@ -64,6 +69,15 @@ pub fn program(globals: &[Flag], columns: usize) -> String {
         listing(&rest),
         flags(globals.to_vec(), columns),
     )
+}
+
+/// The first sentence.
+fn summary(about: &str) -> &str {
+    about
+        .split(". ")
+        .next()
+        .and_then(|text| text.split(".\n").next())
+        .unwrap_or(about)
 }
 
 fn listing(entries: &[(&str, &str)]) -> String {

@@ -96,6 +96,17 @@ pub fn go_time(unix_seconds: i64) -> String {
         .to_string()
 }
 
+/// A moment of the API as Go's `time.Time` shows it, with what there is of a second.
+pub fn go_time_of(rfc3339: &str) -> String {
+    let Ok(moment) = rfc3339.parse::<Timestamp>() else {
+        return rfc3339.to_owned();
+    };
+    moment
+        .to_zoned(TimeZone::UTC)
+        .strftime("%Y-%m-%d %H:%M:%S%.f %z %Z")
+        .to_string()
+}
+
 /// Cuts to `limit` characters, the last of which is an ellipsis if anything was cut.
 pub fn ellipsis(text: &str, limit: usize) -> String {
     if text.chars().count() <= limit {
@@ -290,6 +301,19 @@ mod tests {
             Err("time: missing unit in duration \"5\"".into())
         );
         assert!(parse_duration("").is_err() && parse_duration("x").is_err() && parse_duration("1y").is_err());
+    }
+
+    #[test]
+    fn moments_read_as_gos() {
+        assert_eq!(
+            go_time_of("2026-11-21T04:28:31.025092147Z"),
+            "2026-11-21 04:28:31.025092147 +0000 UTC"
+        );
+        assert_eq!(
+            go_time_of("2026-11-21T04:28:31Z"),
+            "2026-11-21 04:28:31 +0000 UTC"
+        );
+        assert_eq!(go_time_of("x"), "x");
     }
 
     #[test]

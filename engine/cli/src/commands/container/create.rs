@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, anyhow};
 use kelson_api::{ContainerCreateRequest, ContainerCreateResponse};
-use kelson_formats::Reference;
+use kelson_formats::{Named, Reference};
 
 use super::flags::CREATE;
 use super::request;
@@ -82,6 +82,7 @@ pub fn create(
             "invalid pull option: '{policy}': must be one of \"always\", \"missing\" or \"never\""
         ));
     }
+    Named::parse(&request.config.image).map_err(|error| anyhow!("{error}"))?;
     let id_file = id_file(parsed)?;
     let created = create_or_pull(session, parsed, request, policy);
     match (created, id_file) {

@@ -8,7 +8,7 @@ use super::options::{checks, env};
 use super::{path, terminal};
 use crate::argv::{Arity, Command, Flag, Parsed, list, switch, value};
 use crate::client::segment;
-use crate::error::{ENGINE, Failure, NOT_EXECUTABLE, NOT_FOUND, start_code};
+use crate::error::{ENGINE, Failure, NOT_EXECUTABLE, NOT_FOUND, open_failed, start_code};
 use crate::session::Session;
 use crate::stream::{self, End, Plan};
 use crate::tty::{self, RawMode};
@@ -100,7 +100,7 @@ fn request(parsed: &Parsed, keys: &str) -> anyhow::Result<ExecCreateRequest> {
         .map(|path| {
             Ok((
                 path.to_owned(),
-                std::fs::read_to_string(path).with_context(|| format!("open {path}"))?,
+                std::fs::read_to_string(path).map_err(|error| anyhow!(open_failed(path, &error)))?,
             ))
         })
         .collect::<anyhow::Result<Vec<_>>>()?;

@@ -54,7 +54,7 @@ pub const CREATE: &[Flag] = &[
         "string",
         "MEMs in which to allow execution (0-3, 0,1)",
     ),
-    list("device", "Add a host device to the container").checked(checks::device),
+    list("device", "Add a host device to the container"),
     list(
         "device-cgroup-rule",
         "Add a rule to the cgroup allowed devices list",
@@ -138,6 +138,8 @@ pub const CREATE: &[Flag] = &[
     )
     .checked(checks::duration)
     .default("0s"),
+    // Shown here because -h is the host name.
+    switch("help", "Print usage"),
     value("hostname", "string", "Container host name").short('h'),
     switch(
         "init",

@@ -44,6 +44,13 @@ fn run(session: &Session, parsed: &Parsed) -> anyhow::Result<u8> {
         TABLE.to_owned()
     };
     let format = formats::of_list(session, parsed, "psFormat", &table, Some("{{.ID}}"));
+    let ignored = parsed.on("quiet") && parsed.given("format");
+    let format = if ignored {
+        output::note("WARNING: Ignoring custom format, because both --format and --quiet are set.");
+        "{{.ID}}".to_owned()
+    } else {
+        format
+    };
     let filters = filters::of(parsed);
     let last = if parsed.on("latest") {
         Some(1)
@@ -56,7 +63,10 @@ fn run(session: &Session, parsed: &Parsed) -> anyhow::Result<u8> {
         .flag("all", parsed.on("all"));
     let get = get.maybe("limit", last.map(|n| n.to_string()).as_deref());
     // Sizes cost the engine a walk through the file system: only where they are shown.
-    let get = get.flag("size", size || format.contains(".Size"));
+    let get = get.flag(
+        "size",
+        size || format.contains(".Size") || format.contains("json .}}"),
+    );
     let get = if filters.is_empty() {
         get
     } else {

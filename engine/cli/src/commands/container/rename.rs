@@ -4,6 +4,7 @@ use anyhow::bail;
 
 use super::path;
 use crate::argv::{Arity, Command, Parsed};
+use crate::error::status_of;
 use crate::session::Session;
 
 /// `kelson rename`.
@@ -22,10 +23,14 @@ fn run(session: &Session, parsed: &Parsed) -> anyhow::Result<u8> {
     if old.is_empty() || new.is_empty() {
         bail!("Error: Neither old nor new names may be empty");
     }
-    session
+    match session
         .client
         .post(path(old, "/rename"))
         .query("name", new)
-        .send()?;
-    Ok(0)
+        .send()
+    {
+        Ok(_) => Ok(0),
+        Err(error) if status_of(&error).is_none() => Err(error),
+        Err(error) => bail!("{error:#}\nError: failed to rename container named {old}"),
+    }
 }

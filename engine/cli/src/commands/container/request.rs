@@ -16,6 +16,7 @@ use super::options::mounts::{self, Volume};
 use super::options::network::{self, Attachment, Simple};
 use super::options::{env, limits, security};
 use crate::argv::Parsed;
+use crate::error::open_failed;
 use crate::format::units;
 use crate::tty;
 
@@ -46,11 +47,7 @@ fn strings<'a>(values: impl Iterator<Item = &'a str>) -> Option<Vec<String>> {
 }
 
 fn read(path: &str) -> anyhow::Result<(String, String)> {
-    // Docker's words for what open(2) and decoding can say.
-    let bytes = std::fs::read(path).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => anyhow!("open {path}: no such file or directory"),
-        _ => anyhow!("open {path}: {error}"),
-    })?;
+    let bytes = std::fs::read(path).map_err(|error| anyhow!(open_failed(path, &error)))?;
     let text =
         String::from_utf8(bytes).map_err(|_| anyhow!("invalid env file ({path}): invalid utf8 bytes"))?;
     Ok((path.to_owned(), text))
@@ -238,7 +235,7 @@ fn namespaces(parsed: &Parsed, host: &mut HostConfig) -> anyhow::Result<()> {
     host.annotations = Some(env::to_map(parsed.list("annotation"))).filter(|map| !map.is_empty());
     host.runtime = text("runtime");
     host.init = parsed.switch("init");
-    let read = |path: &str| std::fs::read_to_string(path).map_err(|error| error.to_string());
+    let read = |path: &str| std::fs::read_to_string(path).map_err(|error| open_failed(path, &error));
     let security = security::parse(parsed.list("security-opt"), read).map_err(|why| anyhow!(why))?;
     host.security_opt = (!security.options.is_empty()).then_some(security.options);
     if security.system_paths_unconfined {
@@ -332,8 +329,12 @@ fn ports(parsed: &Parsed, host: &mut HostConfig, config: &mut ContainerConfig) -
             bail!("invalid port format for --expose: {text}");
         }
         let (range, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
-        let (first, last) = parse_range(range)
-            .map_err(|why| anyhow!("invalid range format for --expose: {text}, error: {why}"))?;
+        let (first, last) = parse_range(range).map_err(|why| {
+            anyhow!(
+                "invalid range format for --expose: {text}, error: {}",
+                range_error(range, &why)
+            )
+        })?;
         for number in first..=last {
             let port: ContainerPort = format!("{number}/{protocol}")
                 .parse()
@@ -353,7 +354,7 @@ fn policies(parsed: &Parsed, host: &mut HostConfig) -> anyhow::Result<()> {
     if host.auto_remove && !matches!(host.restart_policy.name.as_str(), "no" | "") {
         bail!("conflicting options: cannot specify both --restart and --rm");
     }
-    let options = pairs(parsed, "log-opt", "invalid logging option: must be key=value")?;
+    let options = env::to_map(parsed.list("log-opt"));
     let driver = parsed.text("log-driver").unwrap_or_default();
     if driver == "none" && !options.is_empty() {
         bail!("invalid logging opts for driver {driver}");
@@ -421,6 +422,15 @@ fn networks(parsed: &Parsed, host: &mut HostConfig) -> anyhow::Result<Option<Net
 fn extra_host(text: &str) -> String {
     let (name, address) = text.split_once(['=', ':']).unwrap_or((text, ""));
     format!("{name}:{}", address.trim_start_matches('[').trim_end_matches(']'))
+}
+
+/// Docker's words for the common case, a port that is no number.
+fn range_error(range: &str, why: &impl std::fmt::Display) -> String {
+    let wrong = range.split('-').find(|part| part.parse::<u16>().is_err());
+    wrong.map_or_else(
+        || why.to_string(),
+        |part| format!("strconv.ParseUint: parsing {part:?}: invalid syntax"),
+    )
 }
 
 /// Checks that `path` can be the container id's file: it must not exist.

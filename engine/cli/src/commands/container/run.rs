@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow};
 use kelson_api::{ContainerCreateRequest, WaitResponse};
 
 use super::create::{create, explained};
@@ -75,7 +75,10 @@ fn prepare(parsed: &Parsed) -> anyhow::Result<ContainerCreateRequest> {
     let mut request = request::build(parsed)?;
     if parsed.on("detach") {
         if parsed.given("attach") {
-            bail!("conflicting options: cannot specify both --attach and --detach");
+            return Err(Failure::error(
+                "conflicting options: cannot specify both --attach and --detach",
+                1,
+            ));
         }
         let config = &mut request.config;
         (config.attach_stdin, config.attach_stdout, config.attach_stderr) = (false, false, false);

@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use anyhow::bail;
 
 use crate::argv::{Arity, Command, Flag, Parsed, switch, value};
-use crate::error::Failure;
+use crate::error::{Failure, open_failed};
 use crate::format::progress::{self, Target};
 use crate::output;
 use crate::session::Session;
@@ -56,12 +56,5 @@ fn run(session: &Session, parsed: &Parsed) -> anyhow::Result<u8> {
 
 /// Opens a file the user named, with docker's words for what goes wrong.
 pub fn open(path: &str) -> anyhow::Result<File> {
-    File::open(path).map_err(|error| {
-        let why = match error.kind() {
-            io::ErrorKind::NotFound => "no such file or directory".to_owned(),
-            io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
-            _ => error.to_string(),
-        };
-        Failure::error(format!("open {path}: {why}"), 1)
-    })
+    File::open(path).map_err(|error| Failure::error(open_failed(path, &error), 1))
 }

@@ -86,7 +86,7 @@ fn run(session: &Session, parsed: &Parsed) -> anyhow::Result<u8> {
                         "Labels",
                         join_labels(pairs.iter().map(|(key, value)| (key, value))).into(),
                     ),
-                    ("CreatedAt", network.created.clone().into()),
+                    ("CreatedAt", units::go_time_of(&network.created).into()),
                 ],
             )
         })

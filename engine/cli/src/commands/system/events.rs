@@ -46,9 +46,7 @@ fn run(session: &Session, parsed: &Parsed) -> anyhow::Result<u8> {
         let Some(text) = parsed.text(flag).filter(|text| !text.is_empty()) else {
             return Ok(None);
         };
-        timestamp::parse(text)
-            .map(Some)
-            .map_err(|why| anyhow!("invalid value for \"{flag}\": {why}"))
+        timestamp::parse(text).map(Some).map_err(|why| anyhow!(why))
     };
     let filters = filters::of(parsed);
     let get = session.client.get("/events");

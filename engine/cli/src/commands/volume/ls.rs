@@ -19,6 +19,9 @@ const LISTING: Listing = Listing {
         ("Labels", "LABELS"),
         ("Links", "LINKS"),
         ("Size", "SIZE"),
+        ("Availability", "AVAILABILITY"),
+        ("Group", "GROUP"),
+        ("Status", "STATUS"),
     ],
 };
 
@@ -75,6 +78,9 @@ fn run(session: &Session, parsed: &Parsed) -> anyhow::Result<u8> {
                     ("Labels", join_labels(&labels).into()),
                     ("Links", "N/A".into()),
                     ("Size", "N/A".into()),
+                    ("Availability", "N/A".into()),
+                    ("Group", "N/A".into()),
+                    ("Status", "N/A".into()),
                 ],
             )
         })

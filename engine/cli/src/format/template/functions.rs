@@ -140,7 +140,7 @@ fn index(args: &[Value]) -> Result<Value, String> {
                 .and_then(|n| text.as_bytes().get(n).copied())
                 .map(Into::into)
                 .ok_or_else(|| format!("error calling index: index out of range: {n}"))?,
-            (Value::Null, _) => return Err("error calling index: index of nil pointer".into()),
+            (Value::Null, _) => return Err("error calling index: index of untyped nil".into()),
             (value, key) => {
                 return Err(format!(
                     "error calling index: cannot index {} with {}",

@@ -190,7 +190,7 @@ impl Machine {
                 } else {
                     format!("error calling {name}: {why}")
                 };
-                located(*at, name, &why)
+                located(*at, &shown_call(&call.words), &why)
             }),
             Operand::Dot(path) if !args.is_empty() => self.method(path, dot, &args, call.at),
             other if args.is_empty() => self.operand(other, dot),
@@ -292,6 +292,10 @@ impl Machine {
 
 fn located(at: At, shown: &str, why: &str) -> String {
     format!("template: :1:{at}: executing \"\" at <{shown}>: {why}")
+}
+
+fn shown_call(words: &[Operand]) -> String {
+    words.iter().map(show).collect::<Vec<_>>().join(" ")
 }
 
 fn show(operand: &Operand) -> String {

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{devices, limits, mounts};
+use super::{limits, mounts};
 use crate::format::units;
 
 /// `512m`.
@@ -92,11 +92,6 @@ pub fn link(text: &str) -> Result<(), String> {
     } else {
         Ok(())
     }
-}
-
-/// `/dev/x`, `/dev/x:/dev/y:rwm`, or a name of the Container Device Interface.
-pub fn device(text: &str) -> Result<(), String> {
-    devices::parse(text).map(drop)
 }
 
 /// `c 1:3 mr`.

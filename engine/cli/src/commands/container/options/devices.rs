@@ -68,7 +68,7 @@ pub fn gpus(text: &str) -> Result<DeviceRequest, String> {
                     -1
                 } else {
                     value.parse().map_err(|_| {
-                        format!("invalid count ({value}): value must be either \"all\" or an integer")
+                        format!("invalid count ({value}): value must be either \"all\" or an integer: invalid syntax")
                     })?
                 };
             }

@@ -22,7 +22,7 @@ pub fn parse<'a>(
         }
         let Some((key, value)) = text.split_once('=').or_else(|| text.split_once(':')) else {
             if text != "no-new-privileges" {
-                return Err(format!("invalid --security-opt: {text:?}"));
+                return Err(format!("Invalid --security-opt: {text:?}"));
             }
             security.options.push(text.into());
             continue;
@@ -75,7 +75,7 @@ mod tests {
                 .unwrap()
                 .system_paths_unconfined
         );
-        assert_eq!(parse(&["foo"]).unwrap_err(), "invalid --security-opt: \"foo\"");
+        assert_eq!(parse(&["foo"]).unwrap_err(), "Invalid --security-opt: \"foo\"");
         assert_eq!(
             parse(&["seccomp=q"]).unwrap_err(),
             "opening seccomp profile (q) failed: no such file"
