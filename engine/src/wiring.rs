@@ -5,6 +5,7 @@ use anyhow::{Context, bail};
 use kelson_core::{Engine, EngineConfig, NetworkSettings, RuntimeEntry};
 use kelson_images::EmbeddedImage;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::watch;
 
 /// Name of the runtime that comes with Kelson.
@@ -117,15 +118,19 @@ pub async fn open(config: EngineConfig, opened: watch::Sender<Option<Engine>>) -
     Ok(())
 }
 
+/// Whether this process has looked at the embedded image: an older kelsond may have left its own.
+static HELLO_IS_CURRENT: AtomicBool = AtomicBool::new(false);
+
 /// Makes the embedded image if `name` asks for it, so that `kelson run kelson/hello` needs no registry. A user's own
-/// image of that name wins.
+/// image of that name stays his.
 pub async fn ensure_hello(engine: &Engine, name: &str) {
     let Ok(reference) = kelson_formats::Reference::parse(name) else {
         return;
     };
-    if reference.with_default_tag().familiar() != "kelson/hello:latest"
-        || engine.images().resolve(name).is_ok()
-    {
+    if reference.with_default_tag().familiar() != "kelson/hello:latest" {
+        return;
+    }
+    if HELLO_IS_CURRENT.load(Ordering::Relaxed) && engine.images().resolve(name).is_ok() {
         return;
     }
     let image = EmbeddedImage {
@@ -134,9 +139,12 @@ pub async fn ensure_hello(engine: &Engine, name: &str) {
         binary: HELLO,
         cmd: &[],
         exposed_ports: &["80/tcp"],
+        // Its pid 1 has no signal handlers (see hello/main.rs), and the kernel drops what such a pid 1 is sent.
+        stop_signal: "SIGKILL",
         labels: &[("org.opencontainers.image.title", "kelson/hello")],
     };
-    if let Err(error) = engine.images().ensure_embedded(image).await {
-        tracing::error!("make the embedded image {name}: {error}");
+    match engine.images().ensure_embedded(image).await {
+        Ok(_) => HELLO_IS_CURRENT.store(true, Ordering::Relaxed),
+        Err(error) => tracing::error!("make the embedded image {name}: {error}"),
     }
 }

@@ -42,8 +42,6 @@ pub struct Settings {
     pub debug: bool,
     /// Level of the daemon's own log.
     pub log_level: String,
-    /// The daemon's own log as JSON.
-    pub log_json: bool,
     /// Link name of the default bridge.
     pub bridge: Option<String>,
     /// Address of the default bridge.
@@ -225,6 +223,11 @@ fn without_effect(f: &Flags) -> Vec<String> {
             "kelsond's end stops no container",
         ),
         (
+            "log-format",
+            f.log_format.as_deref().is_some_and(|l| l != "text"),
+            "the daemon's log is text",
+        ),
+        (
             "storage-opt",
             !f.storage_opts.is_empty(),
             "the overlay driver has no options yet",
@@ -295,7 +298,6 @@ fn build(f: Flags, only: FileOnly, warnings: Vec<String>) -> Result<Settings, Co
         pidfile: f.pidfile,
         debug,
         log_level: log_level(f.log_level.as_deref(), debug)?,
-        log_json: log_format(f.log_format.as_deref())?,
         bridge: f.bridge,
         bip: f.bip,
         fixed_cidr: f.fixed_cidr,
@@ -352,14 +354,6 @@ fn log_level(level: Option<&str>, debug: bool) -> Result<String, ConfigError> {
         Some(l @ ("trace" | "debug" | "info" | "warn" | "error")) => Ok(l.to_owned()),
         Some("fatal" | "panic") => Ok("error".to_owned()),
         Some(other) => Err(ConfigError(format!("invalid logging level: {other}"))),
-    }
-}
-
-fn log_format(format: Option<&str>) -> Result<bool, ConfigError> {
-    match format {
-        None | Some("" | "text") => Ok(false),
-        Some("json") => Ok(true),
-        Some(other) => Err(ConfigError(format!("invalid log format: {other}"))),
     }
 }
 

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
+use hyper::ext::ReasonPhrase;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
@@ -120,6 +121,10 @@ impl Call {
         let asked = !self.headers.contains_key(RAW_HIJACK);
         let mut reply = Response::new(Body::empty());
         *reply.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        // moby's wording; somebody somewhere compares the whole line.
+        reply
+            .extensions_mut()
+            .insert(ReasonPhrase::from_static(b"UPGRADED"));
         let headers = reply.headers_mut();
         headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(header::UPGRADE, HeaderValue::from_static("tcp"));
