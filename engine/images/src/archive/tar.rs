@@ -5,7 +5,7 @@
 //! Where archives are read differently by different programs (CVE-2025-62518 and kin) we follow Go's reader, docker's.
 
 use std::collections::BTreeMap;
-use std::io::{self, BufRead, Read};
+use std::io::{self, BufRead};
 
 use tar::{EntryType, Header};
 
@@ -297,10 +297,7 @@ impl<R: BufRead> TarReader<R> {
         let (uid, gid) = (id(take("uid"), UID)?, id(take("gid"), GID)?);
         let mtime = match take("mtime") {
             Some(text) => pax_time(&text).ok_or_else(|| broken("bad time"))?,
-            None => (
-                i64::try_from(header.mtime().map_err(input_error)?).unwrap_or(0),
-                0,
-            ),
+            None => (signed(header, MTIME)?, 0),
         };
         if pax.keys().any(|k| k.starts_with(b"GNU.sparse.")) {
             return Err(Error::new(

@@ -7,8 +7,6 @@
 mod overlay;
 mod view;
 
-#[cfg(test)]
-use std::collections::HashSet;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -270,16 +268,6 @@ impl Snapshots {
     pub fn remove(&self, number: u64) -> Result<()> {
         files::remove_file(&self.dir(number).join(META))?;
         files::remove_tree(&self.dir(number))
-    }
-
-    /// Numbers on disk, for tests and `system check`.
-    #[cfg(test)]
-    pub fn numbers(&self) -> HashSet<u64> {
-        let names = std::fs::read_dir(&self.root).into_iter().flatten().flatten();
-        names
-            .filter_map(|e| e.file_name().to_str()?.parse().ok())
-            .filter(|n| *n != EMPTY)
-            .collect()
     }
 }
 
