@@ -19,6 +19,7 @@ use anyhow::{Context, Result, ensure};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{Pid, UnlinkatFlags, getpid, unlinkat};
 
 use crate::cgroup::{Hierarchy, Version, hierarchies};
@@ -262,6 +263,7 @@ impl Enclosure {
     /// # Errors
     /// When one survives SIGKILL for ten seconds.
     pub fn end_processes(&self) -> Result<()> {
+        let mut ended = Vec::new();
         eventually(
             "the end of the processes in the enclosure",
             Duration::from_secs(10),
@@ -269,13 +271,17 @@ impl Enclosure {
                 let left = self.processes()?;
                 for pid in &left {
                     kill(*pid, Signal::SIGKILL).ok();
-                    // One that was adopted by this process (a subreaper) is also ours to reap.
-                    nix::sys::wait::waitpid(*pid, Some(nix::sys::wait::WaitPidFlag::WNOHANG)).ok();
                 }
+                ended.extend_from_slice(&left);
                 ensure!(left.is_empty(), "still there: {left:?}");
                 Ok(Some(()))
             },
-        )
+        )?;
+        // Those that lost their parent came to this process if it is a subreaper. A zombie is in no cgroup.
+        for pid in ended {
+            waitpid(pid, Some(WaitPidFlag::WNOHANG)).ok();
+        }
+        Ok(())
     }
 
     fn go_home(&self) -> Result<()> {
