@@ -64,7 +64,8 @@ pub fn write(directory: &Path, args: &[&str], cgroup: &str) -> Result<PathBuf> {
     Ok(rootfs)
 }
 
-/// A docker-like configuration: six namespaces less user's, eight mounts, fourteen capabilities, no new privileges.
+/// A docker-like configuration: six namespaces less user's, eight mounts, fourteen capabilities, no new
+/// privileges.
 #[must_use]
 pub fn config(args: &[&str], cgroup: &str) -> Value {
     json!({

@@ -1,12 +1,14 @@
-//! A place of its own for programs under test: what they start, mount, listen on or charge stays inside, and ends with it.
+//! A place of its own for programs under test: what they start, mount, listen on or charge stays inside, and
+//! ends with it.
 //!
-//! An enclosure is one cgroup directory in every mounted hierarchy, plus a mount, network and cgroup namespace. The
-//! cgroup namespace is rooted at that directory and the hierarchies are mounted anew, so that a program which puts a
-//! container into `/somewhere` puts it below our directory: CPU time is complete, and no process is ever lost, however
-//! often it forked. `/run` and `/dev/shm` are fresh; the network holds a loopback that is up and nothing else.
+//! An enclosure is one cgroup directory in every mounted hierarchy, plus a mount, network and cgroup
+//! namespace. The cgroup namespace is rooted at that directory and the hierarchies are mounted anew, so that
+//! a program which puts a container into `/somewhere` puts it below our directory: CPU time is complete, and
+//! no process is ever lost, however often it forked. `/run` and `/dev/shm` are fresh; the network holds a
+//! loopback that is up and nothing else.
 //!
-//! The calling *thread* enters, and with it all that it spawns from then on. Version 2 knows no threads here: there the
-//! whole process moves. One enclosure at a time in one process, therefore.
+//! The calling *thread* enters, and with it all that it spawns from then on. Version 2 knows no threads here:
+//! there the whole process moves. One enclosure at a time in one process, therefore.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -25,7 +27,8 @@ use nix::unistd::{Pid, UnlinkatFlags, getpid, unlinkat};
 use crate::cgroup::{Hierarchy, Version, hierarchies};
 use crate::eventually::eventually;
 
-/// Every directory of ours starts so; the maker's pid follows, so that a later run finds what a killed one left.
+/// Every directory of ours starts so; the maker's pid follows, so that a later run finds what a killed one
+/// left.
 const PREFIX: &str = "kelson-enclosure-";
 const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 /// Where this process waits on v2: a directory that hands controllers down may hold no process itself.
@@ -195,7 +198,8 @@ impl Enclosure {
         }
     }
 
-    /// Moves this process into a leaf of the v2 hierarchy, so that programs inside can hand controllers to others.
+    /// Moves this process into a leaf of the v2 hierarchy, so that programs inside can hand controllers to
+    /// others.
     fn leave_v2_root_free(&self) -> Result<()> {
         for place in self
             .places
@@ -241,7 +245,8 @@ impl Enclosure {
         Ok(all)
     }
 
-    /// The cgroup directories that programs inside have made and not removed, relative to the hierarchies' mounts.
+    /// The cgroup directories that programs inside have made and not removed, relative to the hierarchies'
+    /// mounts.
     #[must_use]
     pub fn cgroups(&self) -> Vec<PathBuf> {
         let mut found = Vec::new();

@@ -10,7 +10,8 @@ use kelson_spec_tests::cgroup::hierarchies;
 use kelson_spec_tests::enclosure::{Enclosure, Settings};
 use kelson_spec_tests::eventually::eventually;
 
-/// One test: an enclosure takes its process on cgroup v2, and plain `cargo test` runs tests as threads of one.
+/// One test: an enclosure takes its process on cgroup v2, and plain `cargo test` runs tests as threads of
+/// one.
 #[test]
 fn holds_what_is_started_inside_and_ends_it() {
     nix::sys::prctl::set_child_subreaper(true).unwrap();

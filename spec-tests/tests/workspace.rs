@@ -1,5 +1,5 @@
-//! The architecture, tested: what may depend on what, which rules every crate takes over, and that links in documents lead
-//! somewhere. These are promises that no compiler keeps.
+//! The architecture, tested: what may depend on what, which rules every crate takes over, and that links in
+//! documents lead somewhere. These are promises that no compiler keeps.
 #![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -114,7 +114,8 @@ impl Visitor {
             let mut failures = Vec::new();
             while !seen.load(Ordering::Relaxed) {
                 failures.extend(get(loopback(8080), "/").err().map(|error| format!("{error:#}")));
-                // A visit every few milliseconds is throughout enough, and leaves the processors to the story.
+                // A visit every few milliseconds is throughout enough, and leaves the processors to the
+                // story.
                 thread::sleep(Duration::from_millis(10));
             }
             failures
@@ -133,7 +134,8 @@ fn kelson_finds_what_a_crash_between_containers_left() {
     crash_loop(Client::Kelson);
 }
 
-/// Records survive, and a daemon that dies at any moment of a start leaves nothing that the next one does not find.
+/// Records survive, and a daemon that dies at any moment of a start leaves nothing that the next one does not
+/// find.
 fn crash_loop(client: Client) {
     if Engine::chosen() == Engine::Dockerd {
         eprintln!("skipped: dockerd does not start over its own containerd's socket after a kill");

@@ -1,9 +1,10 @@
-//! The bare kernel work of one docker-like container, and nothing else: the physical limit that `kelson-spec-tests bench
-//! runtime` compares runtimes with.
+//! The bare kernel work of one docker-like container, and nothing else: the physical limit that
+//! `kelson-spec-tests bench runtime` compares runtimes with.
 //!
-//! `kelson-floor ROOTFS PROGRAM [ARG]...` makes the cgroups, the namespaces, the mounts and the masks that a runtime makes for
-//! the bench's `config.json`, executes PROGRAM as pid 1, waits, and removes the cgroups. There is no configuration to read, no
-//! state to keep and no error to explain, so the difference to a runtime is what that runtime adds in user space.
+//! `kelson-floor ROOTFS PROGRAM [ARG]...` makes the cgroups, the namespaces, the mounts and the masks that a
+//! runtime makes for the bench's `config.json`, executes PROGRAM as pid 1, waits, and removes the cgroups.
+//! There is no configuration to read, no state to keep and no error to explain, so the difference to a
+//! runtime is what that runtime adds in user space.
 //!
 //! It links nothing of Kelson, so that a mistake of ours cannot be on both sides of the comparison.
 #![allow(unsafe_code)]
@@ -132,7 +133,8 @@ impl Cgroups {
         Ok(Self { dirs, unified: None })
     }
 
-    /// v1: a task moves itself (writing a pid from outside takes a global lock), then roots its cgroup namespace there.
+    /// v1: a task moves itself (writing a pid from outside takes a global lock), then roots its cgroup
+    /// namespace there.
     fn join(&self) -> io::Result<()> {
         if self.unified.is_some() {
             return Ok(());
@@ -175,8 +177,8 @@ fn clone_child(cgroups: &Cgroups) -> io::Result<libc::pid_t> {
         args.flags |= CLONE_INTO_CGROUP | u64::from(libc::CLONE_NEWCGROUP.unsigned_abs());
         args.cgroup = u64::try_from(dir.as_raw_fd()).unwrap_or_default();
     }
-    // SAFETY: no CLONE_VM and no stack, so this is fork with more namespaces; the process has one thread, so the child may
-    // go on using the heap. `args` has the size given.
+    // SAFETY: no CLONE_VM and no stack, so this is fork with more namespaces; the process has one thread, so
+    // the child may go on using the heap. `args` has the size given.
     let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) };
     check(i32::try_from(pid).unwrap_or(-1))
 }
@@ -359,7 +361,8 @@ fn protect_paths() -> io::Result<()> {
 fn drop_privileges() -> io::Result<()> {
     for capability in 0..64 {
         let keep = capability < 32 && CAPABILITIES & (1 << capability) != 0;
-        // SAFETY: integers only. The first capability the kernel does not know answers EINVAL and ends the list.
+        // SAFETY: integers only. The first capability the kernel does not know answers EINVAL and ends the
+        // list.
         if !keep && unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) } != 0 {
             break;
         }

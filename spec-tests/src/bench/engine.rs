@@ -1,6 +1,7 @@
 //! `run --rm` of `true` through a whole engine, and the memory of its idle processes.
 //!
-//! Every engine gets the same busybox image, private roots, its own default network and its own daemons, started here.
+//! Every engine gets the same busybox image, private roots, its own default network and its own daemons,
+//! started here.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,7 +1,9 @@
-//! Benches that judge by paths: our programs and their peers in one run, in turn, each in an enclosure of its own.
+//! Benches that judge by paths: our programs and their peers in one run, in turn, each in an enclosure of its
+//! own.
 //!
-//! A contender's CPU time is that of its whole enclosure: client, daemon, shim and runtime. Two figures are taken: *lone*
-//! starts, each after a rest in which processors go idle and caches cool, and a *burst* of starts one right after the other.
+//! A contender's CPU time is that of its whole enclosure: client, daemon, shim and runtime. Two figures are
+//! taken: *lone* starts, each after a rest in which processors go idle and caches cool, and a *burst* of
+//! starts one right after the other.
 
 pub mod engine;
 pub mod report;
@@ -18,8 +20,8 @@ use report::{Report, Row};
 use stats::Summary;
 use worker::{Job, Worker};
 
-/// Before and after a lone start. It is part of what is measured (a cold start), and lets daemons finish what a start left
-/// them to do, so that it is charged to that start.
+/// Before and after a lone start. It is part of what is measured (a cold start), and lets daemons finish what
+/// a start left them to do, so that it is charged to that start.
 const REST: Duration = Duration::from_millis(150);
 /// Starts that are not counted: page cache, first-use databases.
 const WARM_UP: usize = 3;

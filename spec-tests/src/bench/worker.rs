@@ -1,8 +1,9 @@
-//! A process of its own per contender: it enters an enclosure, starts the contender's daemons there, and runs the measured
-//! command as often as it is told.
+//! A process of its own per contender: it enters an enclosure, starts the contender's daemons there, and runs
+//! the measured command as often as it is told.
 //!
-//! The protocol is one JSON line each way over stdin and stdout: `Job`, then any number of `Order`, each answered by an `Answer`.
-//! Two processes and not two threads, because an enclosure takes the whole process on cgroup v2.
+//! The protocol is one JSON line each way over stdin and stdout: `Job`, then any number of `Order`, each
+//! answered by an `Answer`. Two processes and not two threads, because an enclosure takes the whole process
+//! on cgroup v2.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};

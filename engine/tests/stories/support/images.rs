@@ -1,7 +1,8 @@
-//! Real images for the stories: a busybox of one static program, and nginx and redis out of Debian's packages.
+//! Real images for the stories: a busybox of one static program, and nginx and redis out of Debian's
+//! packages.
 //!
-//! Making one takes seconds and needs the distribution's mirror, as the host's own apt is configured; so each is kept below
-//! `target/test-images`, under a name that changes with its recipe.
+//! Making one takes seconds and needs the distribution's mirror, as the host's own apt is configured; so each
+//! is kept below `target/test-images`, under a name that changes with its recipe.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -94,7 +95,8 @@ impl Image {
         }
     }
 
-    /// Files beside those of the packages, whose install scripts are not run. A leading `->` makes a symbolic link.
+    /// Files beside those of the packages, whose install scripts are not run. A leading `->` makes a symbolic
+    /// link.
     fn files(self) -> BTreeMap<&'static str, String> {
         let mut files = BTreeMap::new();
         if self == Self::Nginx {

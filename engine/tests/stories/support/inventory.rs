@@ -11,8 +11,8 @@ use nix::unistd::Pid;
 use super::command::{LIMIT, run};
 use super::programs::peer;
 
-/// One line per thing: `mount tmpfs /x`, `link klsv1`, `process sleep 9`, ... No process number: a daemon that was started
-/// again is the same daemon.
+/// One line per thing: `mount tmpfs /x`, `link klsv1`, `process sleep 9`, ... No process number: a daemon
+/// that was started again is the same daemon.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Inventory(BTreeSet<String>);
 
@@ -90,7 +90,8 @@ fn network_namespaces(pid: Pid, found: &mut BTreeSet<String>) {
 
 fn process(pid: Pid) -> Option<String> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // proc_pid_stat(5): the state follows the last parenthesis. A zombie of ours is reaped at the end of the test.
+    // proc_pid_stat(5): the state follows the last parenthesis. A zombie of ours is reaped at the end of the
+    // test.
     if stat.rsplit_once(") ")?.1.starts_with('Z') {
         return None;
     }

@@ -31,7 +31,8 @@ pub fn get(address: SocketAddr, path: &str) -> Result<String> {
     Ok(body.to_owned())
 }
 
-/// Sends one command as Redis' inline form, and returns the first line of the answer and, for a string, its text.
+/// Sends one command as Redis' inline form, and returns the first line of the answer and, for a string, its
+/// text.
 pub fn redis(address: SocketAddr, command: &str) -> Result<String> {
     let mut stream = connect(address)?;
     stream.write_all(format!("{command}\r\nQUIT\r\n").as_bytes())?;

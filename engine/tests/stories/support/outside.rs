@@ -1,4 +1,5 @@
-//! A second host, one cable away: what reaches a published port from there came through the firewall and not the loopback.
+//! A second host, one cable away: what reaches a published port from there came through the firewall and not
+//! the loopback.
 
 use std::process::Command;
 

@@ -19,7 +19,8 @@ use super::net::loopback;
 use super::programs::Engine;
 use super::terminal::Terminal;
 
-/// An enclosure takes the whole process on cgroup v2. nextest gives each test a process; plain `cargo test` does not.
+/// An enclosure takes the whole process on cgroup v2. nextest gives each test a process; plain `cargo test`
+/// does not.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 const REGISTRY_PORT: u16 = 5000;
 
@@ -147,7 +148,8 @@ impl Playground {
         Inventory::take(&self.enclosure, roots)
     }
 
-    /// Runs a container once, so that what is made at the first use (bridge, tables, the layers of `image`) is there.
+    /// Runs a container once, so that what is made at the first use (bridge, tables, the layers of `image`)
+    /// is there.
     #[track_caller]
     pub fn warm_up(&self, image: &str) {
         self.ok(&["run", "--rm", "-p", "127.0.0.1:0:9", image, "sh", "-c", ":"]);
