@@ -4,6 +4,7 @@ use crate::config::Settings;
 use anyhow::{Context, bail};
 use kelson_core::{Engine, EngineConfig, NetworkSettings, RuntimeEntry};
 use kelson_images::EmbeddedImage;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::watch;
@@ -22,32 +23,7 @@ pub fn engine_config(settings: &Settings) -> anyhow::Result<EngineConfig> {
     let beside = std::env::current_exe().context("find kelsond's own executable")?;
     let beside = beside.parent().unwrap_or(Path::new("/"));
     let defaults = EngineConfig::default();
-    let mut runtimes: std::collections::BTreeMap<String, RuntimeEntry> = settings
-        .runtimes
-        .iter()
-        .map(|(name, r)| {
-            (
-                name.clone(),
-                RuntimeEntry {
-                    path: r.path.clone(),
-                    args: r.args.clone(),
-                },
-            )
-        })
-        .collect();
-    runtimes
-        .entry(OWN_RUNTIME.to_owned())
-        .or_insert_with(|| RuntimeEntry {
-            path: beside.join("kelson-runtime"),
-            args: Vec::new(),
-        });
-    let default_runtime = settings
-        .default_runtime
-        .clone()
-        .unwrap_or_else(|| OWN_RUNTIME.to_owned());
-    if !runtimes.contains_key(&default_runtime) && !matches!(default_runtime.as_str(), "runc" | "crun") {
-        bail!("specified default runtime {default_runtime:?} does not exist");
-    }
+    let (runtimes, default_runtime) = runtimes(settings, beside)?;
     Ok(EngineConfig {
         data_root: settings.data_root.clone(),
         exec_root: settings.exec_root.clone(),
@@ -86,6 +62,36 @@ pub fn engine_config(settings: &Settings) -> anyhow::Result<EngineConfig> {
         stop_timeout: defaults.stop_timeout,
         live_restore: true,
     })
+}
+
+fn runtimes(settings: &Settings, beside: &Path) -> anyhow::Result<(BTreeMap<String, RuntimeEntry>, String)> {
+    let mut runtimes: BTreeMap<String, RuntimeEntry> = settings
+        .runtimes
+        .iter()
+        .map(|(name, r)| {
+            (
+                name.clone(),
+                RuntimeEntry {
+                    path: r.path.clone(),
+                    args: r.args.clone(),
+                },
+            )
+        })
+        .collect();
+    runtimes
+        .entry(OWN_RUNTIME.to_owned())
+        .or_insert_with(|| RuntimeEntry {
+            path: beside.join("kelson-runtime"),
+            args: Vec::new(),
+        });
+    let default_runtime = settings
+        .default_runtime
+        .clone()
+        .unwrap_or_else(|| OWN_RUNTIME.to_owned());
+    if !runtimes.contains_key(&default_runtime) && !matches!(default_runtime.as_str(), "runc" | "crun") {
+        bail!("specified default runtime {default_runtime:?} does not exist");
+    }
+    Ok((runtimes, default_runtime))
 }
 
 fn network(settings: &Settings) -> anyhow::Result<NetworkSettings> {

@@ -7,6 +7,7 @@
 mod file;
 mod flags;
 mod settings;
+mod values;
 
 pub use flags::Flags;
 pub use settings::{Pool, Runtime, Settings, resolve};
