@@ -2,7 +2,6 @@
 //! ports, so that publishing one costs the same however many there are.
 
 mod foreign;
-mod nft;
 mod ruleset;
 
 use std::collections::BTreeMap;
@@ -44,18 +43,12 @@ impl Firewall {
         }
     }
 
-    /// Makes the table what it should be, in one transaction. Traffic sees either the old or the new one.
+    /// Makes the table what it should be, in one transaction.
     pub(crate) fn write(&mut self) -> Result<()> {
         self.written = false;
-        let doing = |table: &str| format!("write firewall table inet {table}");
-        let table = self.plan.table.clone();
-        let exists = self
-            .socket()
-            .and_then(|s| s.has_table(&table))
-            .map_err(|e| Error::os(doing(&table), e))?;
-        // A table that is not there need not be deleted first, and then `nft` ends 20 ms sooner (see `socket`).
-        nft::apply(&ruleset::render(&self.plan, self.wanted.values(), exists))
-            .map_err(|e| e.doing(doing(&table)))?;
+        let table = ruleset::table(&self.plan, self.wanted.values());
+        let written = self.socket().and_then(|socket| socket.write_table(&table));
+        written.map_err(|e| Error::os(format!("write firewall table inet {}", table.name), e))?;
         self.written = true;
         Ok(())
     }
@@ -170,4 +163,53 @@ fn raw(elements: &[Element]) -> Vec<RawElement> {
     // Neighbours of one map share a message.
     raw.sort_by_key(|e| e.map);
     raw
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    fn nft(arguments: &[&str]) -> String {
+        let output = Command::new("nft").args(arguments).output().unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// What `tests/ruleset.rs` does for the ordinary table, here because no test can make a physical link.
+    #[test]
+    fn the_table_with_everything_closed_is_what_nft_makes_of_its_text() {
+        // It ends with this test's thread.
+        if nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).is_err() {
+            return;
+        }
+        let mut firewall = Firewall::new(TablePlan {
+            table: "kelson".into(),
+            bridge: "kls0".into(),
+            subnet: "10.99.0.1/20".parse().unwrap(),
+            masquerade: false,
+            inter_container: false,
+            outside: vec!["eth0".into(), "eth1".into()],
+        });
+        firewall.write().unwrap();
+        let list = ["-s", "list", "ruleset"];
+        let ours = nft(&list);
+        nft(&["flush", "ruleset"]);
+        nft(&[
+            "-f",
+            concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/closed.nft"),
+        ]);
+        assert_eq!(ours, nft(&list));
+        // In place of one that is there, too.
+        firewall.write().unwrap();
+        assert_eq!(ours, nft(&list));
+        delete_table("kelson").unwrap();
+        delete_table("kelson").unwrap();
+        assert_eq!(nft(&list), "");
+    }
 }

@@ -1,17 +1,36 @@
-//! The text of our table: what every rule says and why. Pure; a snapshot test holds the result.
+//! Our table: what every rule says and why. Pure. `tests/ruleset.rs` compares what the kernel then holds with the
+//! same table as text, read by `nft`.
 
-use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::Ipv4Net;
 
 use crate::model::{PortMapping, Proto};
-use crate::netlink::nf_tables::RawElement;
+use crate::netlink::nf_tables::{Chain, Hook, RawElement, Set, Table};
+use crate::netlink::nft_rule::{Is, Rule, link_name};
 
 /// Ports published on every IPv4 address of the host.
 const MAP_ANY: &str = "publish_any";
 /// Ports published on one address of the host.
 const MAP_IP: &str = "publish_ip";
+/// The host's links to the outside.
+const SET_OUTSIDE: &str = "outside";
+/// The chain that looks published ports up.
+const PUBLISHED: &str = "published";
+
+/// Numbers of hooks (`enum nf_inet_hooks`) and of priorities.
+const PRE_ROUTING: u32 = 0;
+const FORWARD: u32 = 2;
+const LOCAL_OUT: u32 = 3;
+const POST_ROUTING: u32 = 4;
+const PRIORITY_DSTNAT: i32 = -100;
+const PRIORITY_FILTER: i32 = 0;
+const PRIORITY_SRCNAT: i32 = 100;
+/// `nft`'s numbers of data types. A concatenation has six bits for each of its fields.
+const TYPE_IPV4_ADDR: u32 = 7;
+const TYPE_INET_PROTO: u32 = 12;
+const TYPE_INET_SERVICE: u32 = 13;
+const TYPE_IFNAME: u32 = 41;
 
 /// What the table is made from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,147 +106,147 @@ impl Element {
             comment: self.owner.clone(),
         }
     }
+}
 
-    fn text(&self) -> String {
-        let Self {
-            proto,
-            host_port,
-            container_ip,
-            container_port,
-            owner,
-            ..
-        } = self;
-        let ip = self.host_ip.map(|ip| format!("{ip} . ")).unwrap_or_default();
-        format!("{ip}{proto} . {host_port} comment \"{owner}\" : {container_ip} . {container_port}")
+/// The whole table.
+pub(crate) fn table<'a>(plan: &TablePlan, elements: impl Iterator<Item = &'a Element>) -> Table {
+    let mut raw: Vec<RawElement> = elements.map(Element::raw).collect();
+    raw.extend(plan.outside.iter().map(|name| RawElement {
+        map: SET_OUTSIDE,
+        key: link_name(name).to_vec(),
+        value: Vec::new(),
+        comment: String::new(),
+    }));
+    // Neighbours of one map share a message.
+    raw.sort_by_key(|e| e.map);
+    Table {
+        name: plan.table.clone(),
+        sets: sets(plan),
+        chains: chains(plan),
+        elements: raw,
     }
 }
 
-/// The script for `nft -f -` that makes the whole table in one transaction, in place of the one there is.
-pub(crate) fn render<'a>(
-    plan: &TablePlan,
-    elements: impl Iterator<Item = &'a Element> + Clone,
-    replace: bool,
-) -> String {
-    let table = &plan.table;
-    let mut out = String::new();
-    if replace {
-        // Adding what is there does nothing, and deleting what is not would fail.
-        let _ = writeln!(out, "add table inet {table}\ndelete table inet {table}");
+fn sets(plan: &TablePlan) -> Vec<Set> {
+    let target = Some((TYPE_IPV4_ADDR << 6 | TYPE_INET_SERVICE, 8));
+    let port = TYPE_INET_PROTO << 6 | TYPE_INET_SERVICE;
+    let mut sets = vec![
+        Set {
+            name: MAP_ANY,
+            key_type: port,
+            key_length: 8,
+            data: target,
+            host_order: false,
+        },
+        Set {
+            name: MAP_IP,
+            key_type: TYPE_IPV4_ADDR << 12 | port,
+            key_length: 12,
+            data: target,
+            host_order: false,
+        },
+    ];
+    if !plan.outside.is_empty() {
+        sets.push(Set {
+            name: SET_OUTSIDE,
+            key_type: TYPE_IFNAME,
+            key_length: 16,
+            data: None,
+            host_order: true,
+        });
     }
-    let _ = writeln!(out, "table inet {table} {{");
-    map(
-        &mut out,
-        MAP_ANY,
-        "inet_proto . inet_service",
-        elements.clone().filter(|e| e.host_ip.is_none()),
-    );
-    map(
-        &mut out,
-        MAP_IP,
-        "ipv4_addr . inet_proto . inet_service",
-        elements.filter(|e| e.host_ip.is_some()),
-    );
-    chain(
-        &mut out,
-        "published",
-        None,
-        &[
-            format!("dnat ip to ip daddr . meta l4proto . th dport map @{MAP_IP}"),
-            format!("dnat ip to meta l4proto . th dport map @{MAP_ANY}"),
-        ],
-    );
-    let published = "fib daddr type local jump published";
+    sets
+}
+
+fn chains(plan: &TablePlan) -> Vec<Chain> {
+    let nat = |number, priority| {
+        Some(Hook {
+            kind: "nat",
+            number,
+            priority,
+        })
+    };
+    let published = || Rule::new().daddr_is_local().jump(PUBLISHED);
     // Where containers may not reach each other, one that asks for a published port gets the shim's socket: a
     // translated packet would be stopped between the isolated ports of the bridge.
-    let from = if plan.inter_container {
-        String::new()
+    let incoming = if plan.inter_container {
+        published()
     } else {
-        format!("iifname != \"{}\" ", plan.bridge)
+        Rule::new()
+            .iifname(Is::NotEqual, &plan.bridge)
+            .daddr_is_local()
+            .jump(PUBLISHED)
     };
-    chain(
-        &mut out,
-        "prerouting",
-        Some("nat hook prerouting priority dstnat"),
-        &[format!("{from}{published}")],
-    );
     // Loopback addresses reach the bound sockets, which the shim forwards.
-    let loopback = "ip daddr 127.0.0.0/8 return".to_owned();
-    chain(
-        &mut out,
-        "output",
-        // nft knows the name dstnat in prerouting only.
-        Some("nat hook output priority -100"),
-        &[loopback, published.to_owned()],
-    );
-    chain(
-        &mut out,
-        "postrouting",
-        Some("nat hook postrouting priority srcnat"),
-        &postrouting(plan),
-    );
-    chain(
-        &mut out,
-        "forward",
-        Some("filter hook forward priority filter"),
-        &forward(plan),
-    );
-    out.push_str("}\n");
-    out
+    let loopback = Rule::new()
+        .ip_daddr(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8))
+        .leave();
+    let lookups = vec![
+        Rule::new().dnat_by_address_and_port(MAP_IP),
+        Rule::new().dnat_by_port(MAP_ANY),
+    ];
+    vec![
+        Chain {
+            name: PUBLISHED,
+            hook: None,
+            rules: lookups,
+        },
+        Chain {
+            name: "prerouting",
+            hook: nat(PRE_ROUTING, PRIORITY_DSTNAT),
+            rules: vec![incoming],
+        },
+        Chain {
+            name: "output",
+            hook: nat(LOCAL_OUT, PRIORITY_DSTNAT),
+            rules: vec![loopback, published()],
+        },
+        Chain {
+            name: "postrouting",
+            hook: nat(POST_ROUTING, PRIORITY_SRCNAT),
+            rules: postrouting(plan),
+        },
+        Chain {
+            name: "forward",
+            hook: Some(Hook {
+                kind: "filter",
+                number: FORWARD,
+                priority: PRIORITY_FILTER,
+            }),
+            rules: forward(plan),
+        },
+    ]
 }
 
-fn postrouting(plan: &TablePlan) -> Vec<String> {
-    let TablePlan { bridge, subnet, .. } = plan;
-    let subnet = subnet.trunc();
+fn postrouting(plan: &TablePlan) -> Vec<Rule> {
+    let from_us = || Rule::new().ip_saddr(plan.subnet.trunc());
     let mut rules = Vec::new();
     if plan.masquerade {
-        rules.push(format!("ip saddr {subnet} oifname != \"{bridge}\" masquerade"));
+        rules.push(from_us().oifname(Is::NotEqual, &plan.bridge).masquerade());
     }
     // A container that asks for a port of the host and is sent to its neighbour, or to itself: the answer must come
     // back through us to be translated back, so we stand in as its source.
-    rules.push(format!(
-        "ip saddr {subnet} oifname \"{bridge}\" ct status dnat masquerade"
-    ));
+    rules.push(from_us().oifname(Is::Equal, &plan.bridge).ct_dnat().masquerade());
     rules
 }
 
-fn forward(plan: &TablePlan) -> Vec<String> {
-    let bridge = format!("\"{}\"", plan.bridge);
-    let mut rules = vec![format!("oifname {bridge} ct state established,related accept")];
+fn forward(plan: &TablePlan) -> Vec<Rule> {
+    let from = || Rule::new().iifname(Is::Equal, &plan.bridge);
+    let to = || Rule::new().oifname(Is::Equal, &plan.bridge);
+    let mut rules = vec![to().ct_established_related().accept()];
     if !plan.inter_container {
         // On the wire the ports are isolated from each other; this is for packets sent to the gateway's MAC.
-        rules.push(format!("iifname {bridge} oifname {bridge} drop"));
+        rules.push(from().oifname(Is::Equal, &plan.bridge).drop());
     }
-    rules.push(format!("iifname {bridge} accept"));
-    rules.push(format!("oifname {bridge} ct status dnat accept"));
+    rules.push(from().accept());
+    rules.push(to().ct_dnat().accept());
     // Who has a route to the subnet still reaches no port that is not published.
-    rules.push(format!("oifname {bridge} drop"));
+    rules.push(to().drop());
     if !plan.outside.is_empty() {
-        let links: Vec<String> = plan.outside.iter().map(|name| format!("\"{name}\"")).collect();
-        let links = links.join(", ");
         // We switched forwarding on: that must not make a router of the host.
-        rules.push(format!("iifname {{ {links} }} oifname {{ {links} }} drop"));
+        rules.push(Rule::new().between_links_of(SET_OUTSIDE).drop());
     }
     rules
-}
-
-fn map<'a>(out: &mut String, name: &str, key: &str, elements: impl Iterator<Item = &'a Element>) {
-    let elements: Vec<String> = elements.map(Element::text).collect();
-    let _ = writeln!(out, "\tmap {name} {{\n\t\ttype {key} : ipv4_addr . inet_service");
-    if !elements.is_empty() {
-        let _ = writeln!(out, "\t\telements = {{ {} }}", elements.join(",\n\t\t\t"));
-    }
-    out.push_str("\t}\n");
-}
-
-fn chain(out: &mut String, name: &str, hook: Option<&str>, rules: &[String]) {
-    let _ = writeln!(out, "\tchain {name} {{");
-    if let Some(hook) = hook {
-        let _ = writeln!(out, "\t\ttype {hook}; policy accept;");
-    }
-    for rule in rules {
-        let _ = writeln!(out, "\t\t{rule}");
-    }
-    out.push_str("\t}\n");
 }
 
 #[cfg(test)]
@@ -286,28 +305,42 @@ mod tests {
     }
 
     #[test]
-    fn rendered_table() {
-        let elements = [
-            element([0, 0, 0, 0], 8080).unwrap(),
-            element([10, 0, 0, 1], 53).unwrap(),
-        ];
-        let text = render(&plan(), elements.iter(), true);
-        assert_eq!(text, include_str!("../../tests/data/table.nft"));
-    }
-
-    #[test]
-    fn switches_change_the_rules_they_name() {
+    fn switches_change_the_chains_they_name() {
+        let open = table(&plan(), [].iter());
         let closed = TablePlan {
             masquerade: false,
             inter_container: false,
             outside: vec!["eth0".into()],
             ..plan()
         };
-        let text = render(&closed, [].iter(), false);
-        assert!(text.starts_with("table inet kelson {"));
-        assert!(!text.contains("oifname != \"kls0\" masquerade"));
-        assert!(text.contains("iifname \"kls0\" oifname \"kls0\" drop"));
-        assert!(text.contains("iifname { \"eth0\" } oifname { \"eth0\" } drop"));
-        assert!(!text.contains("elements"));
+        let closed = table(&closed, [].iter());
+        let rules = |table: &Table| {
+            table
+                .chains
+                .iter()
+                .map(|c| (c.name, c.rules.len()))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            rules(&open),
+            [
+                (PUBLISHED, 2),
+                ("prerouting", 1),
+                ("output", 2),
+                ("postrouting", 2),
+                ("forward", 4)
+            ]
+        );
+        assert_eq!(
+            rules(&closed),
+            [
+                (PUBLISHED, 2),
+                ("prerouting", 1),
+                ("output", 2),
+                ("postrouting", 1),
+                ("forward", 6)
+            ]
+        );
+        assert_eq!((open.elements.len(), closed.elements.len()), (0, 1));
     }
 }

@@ -5,6 +5,7 @@
 pub(crate) mod attributes;
 pub(crate) mod conntrack;
 pub(crate) mod nf_tables;
+pub(crate) mod nft_rule;
 pub(crate) mod route;
 
 use std::io;
@@ -31,6 +32,7 @@ pub(crate) const NLM_F_ACK: u16 = 0x4;
 pub(crate) const NLM_F_REPLACE: u16 = 0x100;
 pub(crate) const NLM_F_EXCL: u16 = 0x200;
 pub(crate) const NLM_F_CREATE: u16 = 0x400;
+pub(crate) const NLM_F_APPEND: u16 = 0x800;
 pub(crate) const NLM_F_DUMP: u16 = 0x300;
 
 /// One answer that is neither an acknowledgement nor the end of a dump.
@@ -63,6 +65,16 @@ impl Channel {
     pub(crate) fn next_sequence(&mut self) -> u32 {
         self.sequence = self.sequence.wrapping_add(1);
         self.sequence
+    }
+
+    /// Makes the send buffer large enough for one message of that many bytes, where the default is not.
+    pub(crate) fn make_room(&self, bytes: usize) -> io::Result<()> {
+        /// The smallest default of a kernel (`net.core.wmem_default`), less the kernel's own share of it.
+        const DEFAULT: usize = 64 * 1024;
+        if bytes > DEFAULT {
+            setsockopt(&self.socket, sockopt::SndBufForce, &(bytes * 2))?;
+        }
+        Ok(())
     }
 
     pub(crate) fn send(&self, bytes: &[u8]) -> io::Result<()> {
