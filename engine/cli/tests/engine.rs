@@ -1,5 +1,7 @@
 //! The command against a scripted engine: what it asks, in which order, what it shows, how it ends.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod fake;
 
 use std::io::{Read, Write};
