@@ -53,11 +53,11 @@ dynamic:
 	$(CARGO) build --locked --release --package kelson-engine --bin kelsond --package kelson-cli --bin kelson
 
 .PHONY: run
-run: run-packages build ## start kelsond, run the embedded web server, fetch its page, clean up
+run: need-root run-packages build ## start kelsond, run the embedded web server, fetch its page, clean up (needs root)
 	@KELSON_BIN_DIR=$(BIN) engine/tests/first-light.sh
 
 .PHONY: test
-test: test-packages build ## build and run every test (needs root)
+test: need-root test-packages build ## build and run every test (needs root)
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	KELSON_BIN_DIR=$(BIN) $(CARGO) test --locked --workspace --doc
@@ -68,7 +68,7 @@ test: test-packages build ## build and run every test (needs root)
 	fi
 
 .PHONY: bench
-bench: test-packages build ## time our programs against runc, crun, podman and docker (needs root)
+bench: need-root test-packages build ## time our programs against runc, crun, podman and docker (needs root)
 	@$(BIN)/kelson-spec-tests bench runtime --runtime $(BIN)/kelson-runtime --runtime "$$(command -v runc)" \
 	  --runtime "$$(command -v crun)" --floor $(BIN)/kelson-floor --json $(OUT)/bench-runtime.json
 	@$(BIN)/kelson-spec-tests bench engine --kelson $(BIN) --json $(OUT)/bench-engine.json
@@ -82,11 +82,12 @@ install: build ## install the programs into PREFIX/bin
 clean: ## remove everything that was built
 	rm -rf $(CARGO_TARGET_DIR)
 
-.PHONY: build-packages run-packages test-packages
+.PHONY: need-root build-packages run-packages test-packages
+need-root:
+	@if [ "$$(id -u)" != 0 ]; then echo 'this needs root: it makes namespaces, cgroups and networks' >&2; exit 1; fi
 build-packages:
 	@.ci/packages $(BUILD_PACKAGES)
 run-packages:
 	@.ci/packages $(BUILD_PACKAGES) $(RUN_PACKAGES)
 test-packages:
-	@if [ "$$(id -u)" != 0 ]; then echo 'this needs root: it makes namespaces, cgroups and networks' >&2; exit 1; fi
 	@.ci/packages $(BUILD_PACKAGES) $(RUN_PACKAGES) $(TEST_PACKAGES)
