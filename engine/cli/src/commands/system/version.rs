@@ -45,23 +45,30 @@ fn run(session: &Session, parsed: &Parsed) -> anyhow::Result<u8> {
         Err(error) => (Value::Null, Some(error)),
     };
     let all = json!({"Client": client, "Server": server});
-    let text = match parsed.text("format").filter(|text| !text.is_empty()) {
-        None => pretty(&all),
-        Some("json") => all.to_string() + "\n",
+    match (shown(parsed, &all), failure) {
+        // Without an engine a template that names it cannot be filled: the engine is what is missing.
+        (Err(_), Some(failure)) => Err(failure),
+        (text, None) => output::out(text?.as_bytes()).map(|()| 0),
+        (Ok(text), Some(failure)) => {
+            output::out(text.as_bytes())?;
+            Err(failure)
+        }
+    }
+}
+
+fn shown(parsed: &Parsed, all: &Value) -> anyhow::Result<String> {
+    match parsed.text("format").filter(|text| !text.is_empty()) {
+        None => Ok(pretty(all)),
+        Some("json") => Ok(all.to_string() + "\n"),
         Some(format) => {
             let template = Template::parse(format);
             let template =
                 template.map_err(|why| Failure::error(format!("template parsing error: {why}"), 64))?;
-            template
-                .render(&all, Missing::Map)
+            Ok(template
+                .render(all, Missing::Map)
                 .map_err(|why| Failure::error(why, 1))?
-                + "\n"
+                + "\n")
         }
-    };
-    output::out(text.as_bytes())?;
-    match failure {
-        Some(error) => Err(error),
-        None => Ok(0),
     }
 }
 
