@@ -137,6 +137,14 @@ impl Filters {
     }
 }
 
+/// Any text is parsed or refused, and what is parsed survives its own encoding.
+#[doc(hidden)]
+pub fn fuzz(data: &[u8]) {
+    if let Ok(filters) = Filters::parse(&String::from_utf8_lossy(data)) {
+        assert_eq!(Filters::parse(&filters.encode()), Ok(filters));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

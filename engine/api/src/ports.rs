@@ -173,6 +173,19 @@ pub fn add_binding(map: &mut PortMap, port: &PublishedPort) {
         });
 }
 
+/// Any text is parsed or refused, and what is parsed can be published.
+#[doc(hidden)]
+pub fn fuzz(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    if let Ok(port) = text.parse::<ContainerPort>() {
+        assert_eq!(port.to_string().parse(), Ok(port));
+    }
+    let mut map = PortMap::new();
+    for port in parse_publish(&text).into_iter().flatten() {
+        add_binding(&mut map, &port);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -122,6 +122,17 @@ impl Demultiplexer {
     }
 }
 
+/// Any bytes are split or refused; payload never exceeds what came in.
+#[doc(hidden)]
+pub fn fuzz(data: &[u8]) {
+    let mut out = 0;
+    let split = Demultiplexer::default().feed(data, |_, bytes| {
+        out += bytes.len();
+        Ok::<(), FrameError>(())
+    });
+    assert!(out <= data.len() && (split.is_ok() || data.len() >= HEADER_LEN));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
