@@ -1,2 +1,7 @@
-//! A minimal OCI runtime with runc's command line.
-fn main() {}
+//! kelson-runtime: an OCI runtime with runc's command line.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    kelson_runtime::cli::main()
+}

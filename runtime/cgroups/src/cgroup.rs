@@ -58,12 +58,24 @@ pub struct Cgroup {
 pub struct Joiner {
     tasks: Vec<File>,
     unified: Option<File>,
+    unified_path: Option<PathBuf>,
 }
 
 impl Joiner {
     /// The v2 directory, for clone3's `CLONE_INTO_CGROUP`.
     pub fn unified(&self) -> Option<BorrowedFd<'_>> {
         self.unified.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Moves a process into the v2 directory, for where clone3 could not place it. No-op without one.
+    ///
+    /// # Errors
+    /// What the kernel reported.
+    pub fn place_unified(&self, pid: i32) -> Result<()> {
+        let Some(path) = &self.unified_path else {
+            return Ok(());
+        };
+        files::write(path, "cgroup.procs", &pid.to_string())
     }
 
     /// Moves the calling, single-threaded process into the v1 hierarchies.
@@ -156,6 +168,7 @@ impl Cgroup {
         let mut joiner = Joiner {
             tasks: Vec::with_capacity(self.dirs.len()),
             unified: None,
+            unified_path: None,
         };
         for dir in &self.dirs {
             match dir.version {
@@ -170,6 +183,7 @@ impl Cgroup {
                     let file = File::open(&dir.path);
                     joiner.unified =
                         Some(file.map_err(|e| Error::io(e, format!("open {}", dir.path.display())))?);
+                    joiner.unified_path = Some(dir.path.clone());
                 }
             }
         }

@@ -10,5 +10,7 @@ pub mod fds;
 pub mod keyring;
 pub mod malloc;
 pub mod mount;
+pub mod net;
 pub mod seccomp;
+pub mod signals;
 pub mod spawn;

@@ -1,0 +1,98 @@
+//! Reading `config.json` and `process.json`, with errors that name the field.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
+
+use super::locate;
+use super::model::{Config, Process};
+use crate::error::{Doing, Error, Kind, Result};
+
+/// A larger file is refused: real ones are below 100 KiB, and the kernel's own limits on arguments are lower.
+const MAX_SIZE: u64 = 8 << 20;
+
+/// Reads `BUNDLE/config.json`.
+///
+/// # Errors
+/// `NotFound` without the file; `Invalid`, with the JSON path, line and column, when it does not fit.
+pub fn load_bundle(bundle: &Path) -> Result<Config> {
+    load(&bundle.join("config.json"))
+}
+
+/// Reads the process of `exec --process FILE`.
+///
+/// # Errors
+/// As [`load_bundle`].
+pub fn load_process(file: &Path) -> Result<Process> {
+    load(file)
+}
+
+fn load<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let name = || {
+        path.file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned()
+    };
+    let mut file = File::open(path).doing(|| format!("open {}", path.display()))?;
+    let mut text = String::with_capacity(16 << 10);
+    file.by_ref()
+        .take(MAX_SIZE + 1)
+        .read_to_string(&mut text)
+        .doing(|| format!("read {}", path.display()))?;
+    if text.len() as u64 > MAX_SIZE {
+        return Err(Error::new(
+            Kind::Invalid,
+            format!("{}: larger than {MAX_SIZE} bytes", name()),
+        ));
+    }
+    parse(&text).map_err(|why| Error::new(Kind::Invalid, format!("{}: {why}", name())))
+}
+
+fn parse<T: DeserializeOwned>(text: &str) -> std::result::Result<T, String> {
+    serde_json::from_str(text).map_err(|e| {
+        let field = locate::path_at(text, e.line(), e.column());
+        if field.is_empty() || e.is_eof() || e.is_syntax() {
+            e.to_string()
+        } else {
+            format!("{field}: {e}")
+        }
+    })
+}
+
+/// Parses arbitrary bytes as `config.json`, for fuzzing: any input may fail, none may panic.
+pub fn fuzz(bytes: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        let _ = parse::<Config>(text).map(|c| super::validate::config(&c));
+        let _ = parse::<Process>(text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_name_the_field() {
+        let error = parse::<Config>(r#"{"process": {"user": {"uid": -1}}}"#).unwrap_err();
+        assert!(error.starts_with("process.user.uid: "), "{error}");
+        let error = parse::<Config>("{\"process\": ").unwrap_err();
+        assert!(error.contains("line 1"), "{error}");
+    }
+
+    #[test]
+    fn nulls_of_go_are_empty() {
+        let text = r#"{"mounts": null, "linux": null, "hooks": null, "process": {"args": null, "cwd": "/"}}"#;
+        assert!(parse::<Config>(text).is_ok());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_input_panics(bytes: Vec<u8>) { fuzz(&bytes); }
+
+        #[test]
+        fn no_json_panics(text in r#"[\[\]{}:,"a-z0-9\\ ]{0,200}"#) { fuzz(text.as_bytes()); }
+    }
+}

@@ -1,0 +1,184 @@
+//! The parts of `config.json` that are read.
+//!
+//! The leaves are `oci-spec`'s types. The outer four are our own, for three reasons: the seccomp profile stays
+//! raw text (on a cache hit its hundreds of names are never parsed), unknown capability names are a warning and
+//! not an error, and `null` is accepted wherever Go writes one.
+
+use std::collections::HashMap;
+
+use oci_spec::runtime::{
+    Hooks, LinuxDevice, LinuxIdMapping, LinuxNamespace, LinuxPersonality, LinuxResources, Mount, PosixRlimit,
+    Root,
+};
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+
+/// `config.json`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Config {
+    /// Version of the specification.
+    #[serde(default)]
+    pub oci_version: String,
+    /// The root filesystem.
+    pub root: Option<Root>,
+    /// The program.
+    pub process: Option<Process>,
+    /// Name in the uts namespace.
+    pub hostname: Option<String>,
+    /// NIS domain name in the uts namespace.
+    pub domainname: Option<String>,
+    /// Mounts, in order.
+    #[serde(default, deserialize_with = "or_default")]
+    pub mounts: Vec<Mount>,
+    /// Programs of the engine, run at six moments.
+    pub hooks: Option<Hooks>,
+    /// Free-form.
+    #[serde(default, deserialize_with = "or_default")]
+    pub annotations: HashMap<String, String>,
+    /// What is Linux's own.
+    #[serde(default, deserialize_with = "or_default")]
+    pub linux: Linux,
+}
+
+/// `process`, and the file of `exec --process`.
+#[derive(Debug, Default, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Process {
+    /// A pseudo-terminal as stdio.
+    #[serde(default, deserialize_with = "or_default")]
+    pub terminal: bool,
+    /// Its first size.
+    pub console_size: Option<ConsoleSize>,
+    /// Ids.
+    #[serde(default, deserialize_with = "or_default")]
+    pub user: User,
+    /// Program and arguments.
+    #[serde(default, deserialize_with = "or_default")]
+    pub args: Vec<String>,
+    /// `NAME=value` entries.
+    #[serde(default, deserialize_with = "or_default")]
+    pub env: Vec<String>,
+    /// Working directory.
+    #[serde(default, deserialize_with = "or_default")]
+    pub cwd: String,
+    /// Capability sets; absent: all are empty.
+    pub capabilities: Option<Capabilities>,
+    /// Limits of setrlimit(2).
+    #[serde(default, deserialize_with = "or_default")]
+    pub rlimits: Vec<PosixRlimit>,
+    /// `PR_SET_NO_NEW_PRIVS`.
+    #[serde(default, deserialize_with = "or_default")]
+    pub no_new_privileges: bool,
+    /// AppArmor profile.
+    pub apparmor_profile: Option<String>,
+    /// `/proc/self/oom_score_adj`.
+    pub oom_score_adj: Option<i32>,
+    /// SELinux label.
+    pub selinux_label: Option<String>,
+    /// Scheduling attributes; checked, not applied yet.
+    pub scheduler: Option<serde::de::IgnoredAny>,
+    /// I/O priority; checked, not applied yet.
+    pub io_priority: Option<serde::de::IgnoredAny>,
+}
+
+/// Initial size of the terminal, in characters.
+#[derive(Debug, Default, Clone, Copy, Deserialize)]
+pub struct ConsoleSize {
+    /// Rows.
+    #[serde(default)]
+    pub height: u16,
+    /// Columns.
+    #[serde(default)]
+    pub width: u16,
+}
+
+/// `process.user`.
+#[derive(Debug, Default, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct User {
+    /// User id inside the container.
+    #[serde(default)]
+    pub uid: u32,
+    /// Group id inside the container.
+    #[serde(default)]
+    pub gid: u32,
+    /// Mode bits to mask; absent: 022.
+    pub umask: Option<u32>,
+    /// Supplementary groups.
+    #[serde(default, deserialize_with = "or_default")]
+    pub additional_gids: Vec<u32>,
+}
+
+/// `process.capabilities`: names as written.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Deserialize)]
+pub struct Capabilities {
+    /// Limit on what any exec may gain.
+    #[serde(default, deserialize_with = "or_default")]
+    pub bounding: Vec<String>,
+    /// In force.
+    #[serde(default, deserialize_with = "or_default")]
+    pub effective: Vec<String>,
+    /// Kept over exec of a file with inheritable bits.
+    #[serde(default, deserialize_with = "or_default")]
+    pub inheritable: Vec<String>,
+    /// May be put in force.
+    #[serde(default, deserialize_with = "or_default")]
+    pub permitted: Vec<String>,
+    /// Kept over exec of an ordinary file.
+    #[serde(default, deserialize_with = "or_default")]
+    pub ambient: Vec<String>,
+}
+
+/// `linux`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Linux {
+    /// Namespaces to create or join.
+    #[serde(default, deserialize_with = "or_default")]
+    pub namespaces: Vec<LinuxNamespace>,
+    /// User ids of a new user namespace.
+    #[serde(default, deserialize_with = "or_default")]
+    pub uid_mappings: Vec<LinuxIdMapping>,
+    /// Group ids of a new user namespace.
+    #[serde(default, deserialize_with = "or_default")]
+    pub gid_mappings: Vec<LinuxIdMapping>,
+    /// Device nodes beyond the default ones.
+    #[serde(default, deserialize_with = "or_default")]
+    pub devices: Vec<LinuxDevice>,
+    /// Place in the cgroup hierarchies.
+    pub cgroups_path: Option<String>,
+    /// Limits.
+    pub resources: Option<LinuxResources>,
+    /// Kernel parameters, by name with dots or slashes.
+    #[serde(default, deserialize_with = "or_default")]
+    pub sysctl: HashMap<String, String>,
+    /// System call filter, unparsed.
+    pub seccomp: Option<Box<RawValue>>,
+    /// Propagation of the root mount.
+    pub rootfs_propagation: Option<String>,
+    /// Paths hidden behind /dev/null or an empty directory.
+    #[serde(default, deserialize_with = "or_default")]
+    pub masked_paths: Vec<String>,
+    /// Paths made read-only.
+    #[serde(default, deserialize_with = "or_default")]
+    pub readonly_paths: Vec<String>,
+    /// SELinux context of mounts.
+    pub mount_label: Option<String>,
+    /// Execution domain.
+    pub personality: Option<LinuxPersonality>,
+    /// Clock offsets of a new time namespace; refused for now.
+    pub time_offsets: Option<serde::de::IgnoredAny>,
+    /// Cache and bandwidth allocation; refused for now.
+    pub intel_rdt: Option<serde::de::IgnoredAny>,
+    /// NUMA policy; refused for now.
+    pub memory_policy: Option<serde::de::IgnoredAny>,
+    /// Host interfaces to move in; refused for now.
+    #[serde(default, deserialize_with = "or_default")]
+    pub net_devices: HashMap<String, serde::de::IgnoredAny>,
+}
+
+/// `null` is the default value: Go writes one for an empty slice or pointer.
+fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(d: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(d)?.unwrap_or_default())
+}

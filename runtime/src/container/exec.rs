@@ -1,0 +1,259 @@
+//! `exec`: what the new process is, from flags or a file, over what the container's own process is.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use nix::unistd::Pid;
+use oci_spec::runtime::LinuxNamespaceType as Ns;
+use rustix::process::{PidfdFlags, pidfd_open};
+
+use super::launch::{Console, capability_sets};
+use super::lifecycle::pid_file;
+use super::state::{Record, Status};
+use super::store::Store;
+use crate::config::{self, Capabilities, Config, Process, validate};
+use crate::error::{Doing, Error, Kind, Result};
+use crate::init::exec::{self, Plan};
+use crate::log::Log;
+use crate::namespaces::decide::flag;
+use crate::{seccomp, terminal};
+
+/// What `exec` was asked for.
+#[derive(Debug, Default)]
+pub struct Options {
+    /// The container.
+    pub id: String,
+    /// process.json; the flags below are not used then, but for the terminal's.
+    pub process: Option<PathBuf>,
+    /// Program and arguments.
+    pub args: Vec<String>,
+    /// Working directory.
+    pub cwd: Option<String>,
+    /// More environment.
+    pub env: Vec<String>,
+    /// With a terminal.
+    pub tty: bool,
+    /// `uid[:gid]`
+    pub user: Option<String>,
+    /// More groups.
+    pub additional_gids: Vec<u32>,
+    /// More capabilities.
+    pub cap: Vec<String>,
+    /// `PR_SET_NO_NEW_PRIVS`
+    pub no_new_privs: bool,
+    /// SELinux label.
+    pub process_label: Option<String>,
+    /// AppArmor profile.
+    pub apparmor: Option<String>,
+    /// Gets the process's pid.
+    pub pid_file: Option<PathBuf>,
+    /// Gets the terminal's master.
+    pub console_socket: Option<PathBuf>,
+    /// Descriptors to keep beyond the standard three.
+    pub preserve_fds: u32,
+    /// Cgroup below the container's, or `controllers:path`.
+    pub cgroup: Vec<String>,
+    /// Do not refuse a paused container.
+    pub ignore_paused: bool,
+}
+
+/// Runs a process in a container; comes back once it executes.
+///
+/// # Errors
+/// `Conflict` when the container does not run; otherwise what the process reported.
+pub fn exec(
+    store: &Store,
+    log: &Log,
+    options: &Options,
+    process: Process,
+    console: Console,
+) -> Result<(Pid, OwnedFd)> {
+    let entry = store.open(&options.id)?;
+    let record = entry.read()?;
+    match entry.status(&record) {
+        Status::Running | Status::Created => {}
+        Status::Paused if options.ignore_paused => {}
+        Status::Paused => {
+            return Err(Error::new(
+                Kind::Conflict,
+                "cannot exec in a paused container (use --ignore-paused to override)",
+            ));
+        }
+        _ => return Err(Error::new(Kind::Conflict, "cannot exec in a stopped container")),
+    }
+    validate::process(&process, "")?;
+    let config = config::load_bundle(&record.bundle)?;
+    let filter = match &config.linux.seccomp {
+        Some(profile) => seccomp::prepare(profile, Some(&store.seccomp_cache()))?,
+        None => None,
+    };
+    let console = match (process.terminal, &options.console_socket, console) {
+        (true, Some(path), _) => Some(terminal::connect_socket(path)?),
+        (true, None, Console::Relayed(fd)) => Some(fd),
+        (true, None, Console::Detached) => {
+            return Err(Error::new(
+                Kind::Invalid,
+                "cannot allocate tty if the runtime will detach without setting console socket",
+            ));
+        }
+        (false, Some(_), _) => {
+            return Err(Error::new(
+                Kind::Invalid,
+                "cannot use console socket if the runtime will not detach or allocate tty",
+            ));
+        }
+        (false, None, _) => None,
+    };
+    let mut cgroup = record.cgroup.clone();
+    for spec in &options.cgroup {
+        cgroup = cgroup.below(spec)?;
+    }
+    let joiner = cgroup.joiner()?;
+    let capabilities = capability_sets(&process, record.namespaces & flag(Ns::User) != 0, log)?;
+    let plan = Plan {
+        id: record.id.clone(),
+        target: open_init(&record)?,
+        namespaces: record.namespaces,
+        capabilities,
+        filter,
+        console,
+        preserve_fds: options.preserve_fds,
+        keyring: record.keyring,
+        process,
+    };
+    let (pid, pidfd) = exec::start(&plan, &joiner)?;
+    pid_file(options.pid_file.as_deref(), pid.as_raw())?;
+    Ok((pid, pidfd))
+}
+
+/// Checked after opening, so the number cannot belong to another process by now.
+fn open_init(record: &Record) -> Result<OwnedFd> {
+    let pid = rustix::process::Pid::from_raw(record.pid)
+        .ok_or_else(|| Error::new(Kind::Conflict, "container not running"))?;
+    let fd = pidfd_open(pid, PidfdFlags::empty()).doing(|| "watch the container's first process")?;
+    if !record.is_alive() {
+        return Err(Error::new(Kind::Conflict, "cannot exec in a stopped container"));
+    }
+    Ok(fd)
+}
+
+/// The process of a file, or of the flags over the container's own.
+///
+/// # Errors
+/// `Invalid` names the flag or field.
+pub fn process(store: &Store, options: &Options) -> Result<Process> {
+    if let Some(file) = &options.process {
+        let mut process = config::load_process(file)?;
+        process.terminal |= options.tty;
+        return Ok(process);
+    }
+    let record = store.open(&options.id)?.read()?;
+    let Config { process, .. } = config::load_bundle(&record.bundle)?;
+    from_flags(process.unwrap_or_default(), options)
+}
+
+fn from_flags(mut p: Process, o: &Options) -> Result<Process> {
+    p.args.clone_from(&o.args);
+    p.terminal = o.tty;
+    p.console_size = None;
+    if let Some(cwd) = &o.cwd {
+        p.cwd.clone_from(cwd);
+    }
+    p.env.extend(o.env.iter().cloned());
+    if let Some(user) = &o.user {
+        (p.user.uid, p.user.gid) = parse_user(user, p.user.gid)?;
+    }
+    p.user.additional_gids.extend(&o.additional_gids);
+    if !o.cap.is_empty() {
+        let caps = p.capabilities.get_or_insert_with(Capabilities::default);
+        for cap in &o.cap {
+            for set in [&mut caps.bounding, &mut caps.effective, &mut caps.permitted] {
+                if !set.contains(cap) {
+                    set.push(cap.clone());
+                }
+            }
+            // Ambient needs inheritable too; only where the container has any of it (CVE-2022-29162).
+            if !caps.inheritable.is_empty() {
+                caps.inheritable.push(cap.clone());
+                caps.ambient.push(cap.clone());
+            }
+        }
+    }
+    p.no_new_privileges |= o.no_new_privs;
+    p.selinux_label = o.process_label.clone().or(p.selinux_label);
+    p.apparmor_profile = o.apparmor.clone().or(p.apparmor_profile);
+    Ok(p)
+}
+
+/// `uid[:gid]`, digits only: a part that is not there or no number is an error, never 0 (CVE-2026-30892).
+fn parse_user(text: &str, gid: u32) -> Result<(u32, u32)> {
+    let bad = || {
+        Error::new(
+            Kind::Invalid,
+            format!("--user: {text:?} is not of the form UID[:GID]"),
+        )
+    };
+    // The largest number means "no change" to setresuid.
+    let id = |t: &str| {
+        let digits = !t.is_empty() && t.bytes().all(|b| b.is_ascii_digit());
+        t.parse::<u32>()
+            .ok()
+            .filter(|n| digits && *n != u32::MAX)
+            .ok_or_else(bad)
+    };
+    match text.split_once(':') {
+        Some((u, g)) => Ok((id(u)?, id(g)?)),
+        None => Ok((id(text)?, gid)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_are_exact_or_refused() {
+        assert_eq!(parse_user("1000", 7).unwrap(), (1000, 7));
+        assert_eq!(parse_user("1000:5", 7).unwrap(), (1000, 5));
+        for bad in [
+            "",
+            ":",
+            "1000:",
+            ":5",
+            "99999999999",
+            "4294967295",
+            "4294967296",
+            "root",
+            "-1",
+            "+1",
+            "1:2:3",
+            " 1",
+        ] {
+            assert!(parse_user(bad, 0).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn flags_go_over_the_containers_process() {
+        let base = Process {
+            cwd: "/a".into(),
+            env: vec!["A=1".into()],
+            terminal: true,
+            ..Process::default()
+        };
+        let o = Options {
+            args: vec!["ls".into()],
+            env: vec!["B=2".into()],
+            cap: vec!["CAP_CHOWN".into()],
+            ..Options::default()
+        };
+        let p = from_flags(base, &o).unwrap();
+        assert!(!p.terminal);
+        assert_eq!((p.cwd.as_str(), p.env.len()), ("/a", 2));
+        let caps = p.capabilities.unwrap();
+        assert_eq!(
+            (caps.effective.len(), caps.inheritable.len(), caps.ambient.len()),
+            (1, 0, 0)
+        );
+    }
+}

@@ -1,0 +1,194 @@
+//! The plan of one container: everything resolved and checked before anything is made.
+
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use kelson_cgroups::{Cgroup, DeviceRules, Host};
+use oci_spec::runtime::LinuxNamespaceType as Ns;
+
+use super::store::Store;
+use crate::config::{self, Config, Process, validate};
+use crate::error::{Doing, Error, Kind, Result};
+use crate::log::Log;
+use crate::namespaces::Namespaces;
+use crate::process::capabilities::{self, Sets};
+use crate::seccomp::{self, Filter};
+use crate::terminal;
+
+/// What `create` and `run` were asked for.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// The container's id.
+    pub id: String,
+    /// The bundle; the current directory by default.
+    pub bundle: PathBuf,
+    /// Gets the first process's pid.
+    pub pid_file: Option<PathBuf>,
+    /// Gets the terminal's master.
+    pub console_socket: Option<PathBuf>,
+    /// Descriptors to keep beyond the standard three.
+    pub preserve_fds: u32,
+    /// Move and chroot instead of pivot_root.
+    pub no_pivot: bool,
+    /// Share the caller's session keyring.
+    pub no_new_keyring: bool,
+}
+
+/// Everything decided; never changed after it is made.
+#[derive(Debug)]
+pub struct Plan {
+    /// The container's id.
+    pub id: String,
+    /// Absolute.
+    pub bundle: PathBuf,
+    /// Absolute, without symlinks.
+    pub rootfs: PathBuf,
+    /// As loaded, without the process.
+    pub config: Config,
+    /// Its process.
+    pub process: Process,
+    /// To create and to join.
+    pub namespaces: Namespaces,
+    /// Its directories, not made yet.
+    pub cgroup: Cgroup,
+    /// What it may open.
+    pub devices: DeviceRules,
+    /// Reduced to what the caller can give.
+    pub capabilities: Sets,
+    /// Its system call filter.
+    pub filter: Option<Filter>,
+    /// Where the terminal's master goes; none without a terminal.
+    pub console: Option<OwnedFd>,
+    /// See [`Options`], plus what socket activation passes.
+    pub preserve_fds: u32,
+    /// `LISTEN_FDS` and its kin.
+    pub extra_env: Vec<String>,
+    /// pivot_root or move and chroot.
+    pub pivot: bool,
+    /// A session keyring of its own.
+    pub new_keyring: bool,
+}
+
+/// How the terminal is held.
+#[derive(Debug)]
+pub enum Console {
+    /// By `--console-socket`, or not at all.
+    Detached,
+    /// By the runtime, which relays it: the child's end of its socket pair.
+    Relayed(OwnedFd),
+}
+
+/// Loads, checks and resolves.
+///
+/// # Errors
+/// `Invalid` and `Unsupported` name the field, `NotFound` the file.
+pub fn plan(store: &Store, log: &Log, options: &Options, console: Console) -> Result<Plan> {
+    let bundle =
+        fs::canonicalize(&options.bundle).doing(|| format!("open bundle {}", options.bundle.display()))?;
+    let mut config = config::load_bundle(&bundle)?;
+    validate::config(&config)?;
+    let process = config
+        .process
+        .take()
+        .ok_or_else(|| Error::field("process", "is required"))?;
+    let rootfs = rootfs(&config, &bundle)?;
+    let namespaces = Namespaces::decide(&config.linux.namespaces);
+    let cgroup = Host::detect()?.container(config.linux.cgroups_path.as_deref(), &options.id)?;
+    let resources = config.linux.resources.as_ref();
+    let devices = DeviceRules::new(resources.and_then(|r| r.devices().as_deref()).unwrap_or_default())?;
+    let filter = match &config.linux.seccomp {
+        Some(profile) => seccomp::prepare(profile, Some(&store.seccomp_cache()))?,
+        None => None,
+    };
+    let console = console_of(&process, options, console)?;
+    let capabilities = capability_sets(&process, namespaces.has(Ns::User), log)?;
+    let (listen, extra_env) = listen_fds();
+    Ok(Plan {
+        id: options.id.clone(),
+        rootfs,
+        namespaces,
+        cgroup,
+        devices,
+        capabilities,
+        filter,
+        console,
+        preserve_fds: options.preserve_fds + listen,
+        extra_env,
+        pivot: !options.no_pivot,
+        new_keyring: !options.no_new_keyring,
+        bundle,
+        config,
+        process,
+    })
+}
+
+fn rootfs(config: &Config, bundle: &Path) -> Result<PathBuf> {
+    let path = config
+        .root
+        .as_ref()
+        .map(|r| bundle.join(r.path()))
+        .unwrap_or_default();
+    let path = fs::canonicalize(&path).doing(|| format!("root.path: open {}", path.display()))?;
+    if !path.is_dir() {
+        return Err(Error::field(
+            "root.path",
+            format!("{} is not a directory", path.display()),
+        ));
+    }
+    if path == Path::new("/") {
+        return Err(Error::field("root.path", "is the host's own root"));
+    }
+    Ok(path)
+}
+
+fn console_of(process: &Process, options: &Options, console: Console) -> Result<Option<OwnedFd>> {
+    match (process.terminal, &options.console_socket, console) {
+        (true, Some(path), Console::Detached) => terminal::connect_socket(path).map(Some),
+        (true, None, Console::Relayed(fd)) => Ok(Some(fd)),
+        (true, None, Console::Detached) => Err(Error::new(
+            Kind::Invalid,
+            "process.terminal: cannot allocate tty if the runtime will detach without setting console socket",
+        )),
+        (_, Some(_), _) => Err(Error::new(
+            Kind::Invalid,
+            "--console-socket: cannot use console socket if the runtime will not detach or allocate tty",
+        )),
+        (false, None, _) => Ok(None),
+    }
+}
+
+/// The process's sets, less what the runtime does not hold itself: root's own bounding set may be narrowed, and a
+/// container that wants everything gets everything there is. A user namespace gives all of them anew.
+///
+/// # Errors
+/// What reading the own capabilities reported.
+pub fn capability_sets(process: &Process, in_user_namespace: bool, log: &Log) -> Result<Sets> {
+    let (wanted, unknown) = Sets::parse(process.capabilities.as_ref());
+    if !unknown.is_empty() {
+        log.warn(&format!(
+            "process.capabilities: ignoring unknown {}",
+            unknown.join(", ")
+        ));
+    }
+    if in_user_namespace {
+        return Ok(wanted);
+    }
+    Ok(wanted.within(capabilities::held()?))
+}
+
+/// Socket activation: descriptors from 3 up that are meant for the container.
+fn listen_fds() -> (u32, Vec<String>) {
+    let Some(n) = std::env::var("LISTEN_FDS")
+        .ok()
+        .and_then(|n| n.parse::<u32>().ok())
+        .filter(|n| *n < 1024)
+    else {
+        return (0, Vec::new());
+    };
+    let mut env = vec![format!("LISTEN_FDS={n}"), "LISTEN_PID=1".to_owned()];
+    if let Ok(names) = std::env::var("LISTEN_FDNAMES") {
+        env.push(format!("LISTEN_FDNAMES={names}"));
+    }
+    (n, env)
+}

@@ -1,0 +1,451 @@
+//! The verbs: create, run, start, kill, pause, resume, delete.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use kelson_cgroups::Cgroup;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+use oci_spec::runtime::LinuxNamespaceType as Ns;
+use rustix::fs::{Mode, OFlags};
+use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use super::launch::{Options, Plan};
+use super::state::{FORMAT, Record, Status};
+use super::store::{Entry, Store};
+use crate::error::{Doing, Error, Kind, Result};
+use crate::hooks;
+use crate::init::child::{self, Gate};
+use crate::init::parent::{self, Init};
+use crate::log::{Log, rfc3339};
+use crate::process::stat;
+
+/// How long killed processes may take to be gone.
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a cgroup may take to become removable.
+const CGROUP_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a started process may take to execute; hooks have their own limits and may need all of it.
+const START_PATIENCE: Duration = Duration::from_secs(600);
+
+/// A container that is ready for its program, with the means to go on or to undo all of it.
+#[derive(Debug)]
+pub struct Ready {
+    entry: Entry,
+    record: Record,
+    init: Option<Init>,
+    cgroup_made: bool,
+    done: bool,
+}
+
+impl Drop for Ready {
+    /// Undoes in the reverse order, and goes on after errors: the one that led here is the one to tell.
+    fn drop(&mut self) {
+        if self.done {
+            return;
+        }
+        drop(self.init.take());
+        if self.cgroup_made {
+            let _ = self.record.cgroup.kill_all(KILL_PATIENCE);
+            let _ = self.record.cgroup.remove(CGROUP_PATIENCE);
+        }
+        let _ = self.entry.remove();
+    }
+}
+
+/// Makes everything of a container up to the point where its program could run.
+///
+/// # Errors
+/// After one nothing of the container is left.
+pub fn prepare(store: &Store, plan: &Plan, options: &Options, wait_for_start: bool) -> Result<Ready> {
+    let entry = store.create(&plan.id)?;
+    let record = first_record(plan);
+    let mut ready = Ready {
+        entry,
+        record,
+        init: None,
+        cgroup_made: false,
+        done: false,
+    };
+    ready.entry.write_first(&ready.record)?;
+    ready.record.cgroup.create()?;
+    ready.cgroup_made = true;
+    ready
+        .record
+        .cgroup
+        .apply(plan.config.linux.resources.as_ref(), &plan.devices)?;
+    let joiner = ready.record.cgroup.joiner()?;
+    let gate = if wait_for_start {
+        Gate::Fifo(make_fifo(&ready.entry.fifo())?)
+    } else {
+        Gate::Channel
+    };
+    let record = ready.record.clone();
+    let init = parent::start(plan, &joiner, gate, |pid| early_hooks(plan, record, pid))?;
+    ready.record.pid = init.pid.as_raw();
+    ready.init = Some(init);
+    ready.record.start_time = stat::read(ready.record.pid).map_or(0, |s| s.start_time);
+    ready.entry.write(&ready.record)?;
+    if let Some(path) = &options.pid_file {
+        write_pid_file(path, ready.record.pid)?;
+    }
+    Ok(ready)
+}
+
+fn first_record(plan: &Plan) -> Record {
+    let hooks = plan
+        .config
+        .hooks
+        .as_ref()
+        .filter(|h| h.poststart().is_some() || h.poststop().is_some());
+    Record {
+        format: FORMAT,
+        oci_version: plan.config.oci_version.clone(),
+        id: plan.id.clone(),
+        pid: 0,
+        start_time: 0,
+        bundle: plan.bundle.clone(),
+        rootfs: plan.rootfs.clone(),
+        created: rfc3339(SystemTime::now()),
+        owner: nix::unistd::Uid::effective().as_raw(),
+        annotations: plan.config.annotations.clone(),
+        cgroup: plan.cgroup.clone(),
+        namespaces: plan.namespaces.all,
+        hooks: hooks.cloned(),
+        keyring: plan.new_keyring,
+    }
+}
+
+/// prestart and createRuntime, in the runtime's namespaces. Gives the state for those that run inside.
+#[allow(deprecated)] // prestart is deprecated in the specification, and still what most hooks use
+fn early_hooks(plan: &Plan, mut record: Record, pid: Pid) -> Result<String> {
+    record.pid = pid.as_raw();
+    let state = record.oci_state(Status::Creating);
+    if let Some(h) = &plan.config.hooks {
+        hooks::run_all("prestart", h.prestart().as_ref(), &state)?;
+        hooks::run_all("createRuntime", h.create_runtime().as_ref(), &state)?;
+    }
+    Ok(String::from_utf8_lossy(&record.oci_state(Status::Created)).into_owned())
+}
+
+fn make_fifo(path: &Path) -> Result<OwnedFd> {
+    nix::unistd::mkfifo(
+        path,
+        nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR,
+    )
+    .doing(|| format!("make {}", path.display()))?;
+    // For reading and writing: opening does not wait, and a read then waits for a byte instead of seeing an end.
+    rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+        .doing(|| format!("open {}", path.display()))
+}
+
+/// Written beside and renamed: whoever watches for the file never reads half of it.
+fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let temporary = path.with_file_name(format!(".{name}"));
+    fs::write(&temporary, pid.to_string())
+        .and_then(|()| fs::rename(&temporary, path))
+        .doing(|| format!("--pid-file: write {}", path.display()))
+}
+
+/// As [`write_pid_file`], for exec.
+///
+/// # Errors
+/// What writing reported.
+pub fn pid_file(path: Option<&Path>, pid: i32) -> Result<()> {
+    path.map_or(Ok(()), |path| write_pid_file(path, pid))
+}
+
+impl Ready {
+    /// `create`: leaves it waiting on the fifo.
+    pub fn created(mut self) {
+        if let Some(init) = &mut self.init {
+            init.release();
+        }
+        self.done = true;
+    }
+
+    /// `run`: starts the program.
+    ///
+    /// # Errors
+    /// What startContainer hooks, execve or poststart hooks reported; nothing is left then.
+    pub fn run(mut self) -> Result<Running> {
+        let Some(init) = &mut self.init else {
+            return Err(Error::new(Kind::Internal, "no process"));
+        };
+        init.go()?;
+        let state = self.record.oci_state(Status::Running);
+        if let Some(h) = &self.record.hooks {
+            hooks::run_all("poststart", h.poststart().as_ref(), &state)?;
+        }
+        let Some(mut init) = self.init.take() else {
+            return Err(Error::new(Kind::Internal, "no process"));
+        };
+        init.release();
+        self.done = true;
+        Ok(Running {
+            record: self.record.clone(),
+            init,
+        })
+    }
+}
+
+/// A container whose program was started by this runtime.
+#[derive(Debug)]
+pub struct Running {
+    /// What is known of it.
+    pub record: Record,
+    /// Its first process, a child of ours.
+    pub init: Init,
+}
+
+/// Starts a created container's program.
+///
+/// # Errors
+/// `Conflict` in any other state; otherwise what startContainer hooks, execve or poststart hooks reported.
+pub fn start(store: &Store, id: &str) -> Result<()> {
+    let mut entry = store.open(id)?;
+    entry.lock()?;
+    let record = entry.read()?;
+    match entry.status(&record) {
+        Status::Created => {}
+        Status::Stopped => {
+            return Err(Error::new(
+                Kind::Conflict,
+                "cannot start a container that has stopped",
+            ));
+        }
+        Status::Running => {
+            return Err(Error::new(
+                Kind::Conflict,
+                "cannot start an already running container",
+            ));
+        }
+        other => {
+            return Err(Error::new(
+                Kind::Conflict,
+                format!("cannot start a container in the {} state", other.name()),
+            ));
+        }
+    }
+    let path = entry.fifo();
+    let mut fifo = OpenOptions::new()
+        .write(true)
+        .custom_flags(nix::libc::O_NONBLOCK)
+        .open(&path)
+        .doing(|| "open the start fifo")?;
+    fifo.write_all(b"0").doing(|| "write to the start fifo")?;
+    wait_for_exec(&fifo)?;
+    // The pipe and what is in it live as long as this end.
+    let back = OpenOptions::new()
+        .read(true)
+        .custom_flags(nix::libc::O_NONBLOCK)
+        .open(&path);
+    let error = back.ok().and_then(child::told);
+    fs::remove_file(&path).doing(|| "remove the start fifo")?;
+    if let Some(error) = error {
+        return Err(error);
+    }
+    match &record.hooks {
+        Some(h) => {
+            let done = hooks::run_all(
+                "poststart",
+                h.poststart().as_ref(),
+                &record.oci_state(Status::Running),
+            );
+            if done.is_err() {
+                // A failing poststart hook is an error of start, after which the container is stopped (1.3).
+                let _ = record.cgroup.kill_all(KILL_PATIENCE);
+            }
+            done
+        }
+        None => Ok(()),
+    }
+}
+
+/// Until the fifo has no reader left: execve closed it, or the process ended.
+fn wait_for_exec(fifo: &File) -> Result<()> {
+    let mut fds = [PollFd::new(fifo.as_fd(), PollFlags::empty())];
+    let limit = PollTimeout::try_from(START_PATIENCE).unwrap_or(PollTimeout::MAX);
+    loop {
+        match poll(&mut fds, limit) {
+            Ok(0) => return Err(Error::new(Kind::Internal, "the program did not start in time")),
+            Ok(_) => return Ok(()),
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(e) => return Err(e).doing(|| "wait for the program to start"),
+        }
+    }
+}
+
+/// Sends a signal to the first process, or to all.
+///
+/// # Errors
+/// `Conflict` when the container is not running (not for `all`: stopped processes may have left others).
+pub fn kill(store: &Store, id: &str, signal: i32, all: bool) -> Result<()> {
+    let entry = store.open(id)?;
+    let record = entry.read()?;
+    let status = entry.status(&record);
+    if all
+        || (record.namespaces & crate::namespaces::decide::flag(Ns::Pid) == 0
+            && signal == Signal::SIGKILL as i32)
+    {
+        // Without a pid namespace of its own nothing else would end the first process's children.
+        return signal_everything(&record.cgroup, signal);
+    }
+    if status == Status::Stopped {
+        return Err(Error::new(Kind::Conflict, "container not running"));
+    }
+    signal_init(&record, signal)?;
+    if signal == Signal::SIGKILL as i32 && status == Status::Paused && !record.cgroup.is_unified() {
+        // A task that v1's freezer holds does not die.
+        record.cgroup.thaw()?;
+    }
+    Ok(())
+}
+
+fn signal_everything(cgroup: &Cgroup, signal: i32) -> Result<()> {
+    match Signal::try_from(signal) {
+        Ok(signal) => Ok(cgroup.signal_all(signal)?),
+        // Realtime signals have no name in nix.
+        Err(_) => {
+            for pid in cgroup.pids()? {
+                if let Some(pid) = rustix::process::Pid::from_raw(pid)
+                    && let Ok(fd) = pidfd_open(pid, PidfdFlags::empty())
+                {
+                    send(&fd, signal)?;
+                }
+            }
+            Ok(())
+        }
+    }
+}
+
+/// By descriptor, checked after opening: the number cannot be reused for another process in between.
+fn signal_init(record: &Record, signal: i32) -> Result<()> {
+    let gone = || Error::new(Kind::Conflict, "container not running");
+    let pid = rustix::process::Pid::from_raw(record.pid).ok_or_else(gone)?;
+    let fd = pidfd_open(pid, PidfdFlags::empty()).map_err(|_| gone())?;
+    if !record.is_alive() {
+        return Err(gone());
+    }
+    send(&fd, signal)
+}
+
+fn send(pidfd: &OwnedFd, signal: i32) -> Result<()> {
+    if signal == 0 {
+        return Ok(());
+    }
+    let signal = rustix::process::Signal::from_named_raw(signal)
+        .ok_or_else(|| Error::new(Kind::Invalid, format!("unknown signal {signal}")))?;
+    match pidfd_send_signal(pidfd, signal) {
+        Err(rustix::io::Errno::SRCH) => Ok(()),
+        other => other.doing(|| "signal the container"),
+    }
+}
+
+/// Freezes all processes.
+///
+/// # Errors
+/// `Conflict` when it is not running.
+pub fn pause(store: &Store, id: &str) -> Result<()> {
+    let entry = store.open(id)?;
+    let record = entry.read()?;
+    match entry.status(&record) {
+        Status::Running | Status::Created => Ok(record.cgroup.freeze(KILL_PATIENCE)?),
+        other => Err(Error::new(
+            Kind::Conflict,
+            format!("container not running or created: {}", other.name()),
+        )),
+    }
+}
+
+/// Lets them go on.
+///
+/// # Errors
+/// `Conflict` when it is not paused.
+pub fn resume(store: &Store, id: &str) -> Result<()> {
+    let entry = store.open(id)?;
+    let record = entry.read()?;
+    match entry.status(&record) {
+        Status::Paused => Ok(record.cgroup.thaw()?),
+        _ => Err(Error::new(Kind::Conflict, "container not paused")),
+    }
+}
+
+/// Removes a container: what runs (with `force`), its cgroup, its record; then poststop hooks.
+///
+/// # Errors
+/// `NotFound` unless forced, `Conflict` when it runs and is not forced. The record stays as long as something of
+/// the container could not be removed.
+pub fn delete(store: &Store, id: &str, force: bool, log: &Log) -> Result<()> {
+    let mut entry = match store.open(id) {
+        Err(e) if force && e.kind() == Kind::NotFound => return Ok(()),
+        other => other?,
+    };
+    entry.lock()?;
+    let record = match entry.read() {
+        // A creation that died before its record: there is nothing else.
+        Err(e) if e.kind() == Kind::NotFound => {
+            entry.remove()?;
+            return if force { Ok(()) } else { Err(e) };
+        }
+        other => other?,
+    };
+    let status = entry.status(&record);
+    if matches!(status, Status::Running | Status::Paused) && !force {
+        return Err(Error::new(
+            Kind::Conflict,
+            format!(
+                "cannot delete container {id} that is not stopped: {}",
+                status.name()
+            ),
+        ));
+    }
+    destroy(&entry, &record, log)
+}
+
+/// Kills what is left, removes cgroup and record, runs poststop hooks.
+///
+/// # Errors
+/// The first of them; a poststop hook that fails is only logged.
+pub fn destroy(entry: &Entry, record: &Record, log: &Log) -> Result<()> {
+    record.cgroup.kill_all(KILL_PATIENCE)?;
+    wait_until_dead(record)?;
+    record.cgroup.remove(CGROUP_PATIENCE)?;
+    entry.remove()?;
+    if let Some(h) = &record.hooks {
+        let state = record.oci_state(Status::Stopped);
+        // Each runs, whatever became of those before it (runtime-spec, runtime.md, lifecycle step 13).
+        for hook in h.poststop().iter().flatten() {
+            if let Err(e) = hooks::run_all("poststop", Some(&vec![hook.clone()]), &state) {
+                log.warn(&e.chain());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The cgroup is empty; a first process that was never in it, or is a zombie nobody waited for, counts as dead.
+fn wait_until_dead(record: &Record) -> Result<()> {
+    let until = Instant::now() + KILL_PATIENCE;
+    while record.is_alive() {
+        if Instant::now() > until {
+            return Err(Error::new(
+                Kind::Conflict,
+                "the container's first process does not end",
+            ));
+        }
+        // Its cgroup may have been removed by others, with the process elsewhere.
+        match signal_init(record, Signal::SIGKILL as i32) {
+            Err(e) if e.kind() != Kind::Conflict => return Err(e),
+            _ => thread::sleep(Duration::from_millis(2)),
+        }
+    }
+    Ok(())
+}

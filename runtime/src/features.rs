@@ -1,0 +1,46 @@
+//! The `features` document (runtime-spec, features.md and features-linux.md).
+
+use serde_json::{Value, json};
+
+use crate::rootfs::options;
+use crate::seccomp;
+
+/// What this runtime can do, whatever this machine can.
+pub fn document() -> Value {
+    json!({
+        "ociVersionMin": "1.0.0",
+        "ociVersionMax": "1.3.0",
+        "hooks": ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"],
+        "mountOptions": options::known(),
+        "linux": {
+            "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "user", "uts"],
+            "capabilities": capabilities(),
+            "cgroup": {"v1": true, "v2": true, "systemd": false, "systemdUser": false, "rdma": true},
+            "seccomp": {
+                "enabled": true,
+                "actions": seccomp::ACTIONS,
+                "operators": seccomp::OPERATORS,
+                "archs": seccomp::ARCHITECTURES,
+                "knownFlags": seccomp::FLAGS,
+                "supportedFlags": seccomp::FLAGS
+            },
+            "apparmor": {"enabled": true},
+            "selinux": {"enabled": true},
+            "intelRdt": {"enabled": false},
+            "mountExtensions": {"idmap": {"enabled": false}},
+            "memoryPolicy": {},
+            "netDevices": {"enabled": false}
+        },
+        "annotations": {
+            "io.github.seccomp.libseccomp.version": seccomp::library_version(),
+            "org.opencontainers.runc.checkpoint.enabled": "false"
+        },
+        "potentiallyUnsafeConfigAnnotations": []
+    })
+}
+
+fn capabilities() -> Vec<String> {
+    let mut all: Vec<_> = caps::all().into_iter().collect();
+    all.sort_by_key(|c| c.index());
+    all.into_iter().map(|c| c.to_string()).collect()
+}

@@ -1,0 +1,153 @@
+//! Hooks: the engine's programs, run at six moments with the container's state on standard input.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use oci_spec::runtime::Hook;
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use std::os::fd::AsFd;
+
+use crate::error::{Doing, Error, Kind, Result};
+
+/// How much of a failed hook's output is quoted.
+const MAX_QUOTE: u64 = 4096;
+
+/// Runs the hooks of one moment, in order; the first failure ends it.
+///
+/// # Errors
+/// `Hook`, with the moment, the place in its list, and the hook's own last words.
+pub fn run_all(moment: &str, hooks: Option<&Vec<Hook>>, state: &[u8]) -> Result<()> {
+    for (i, hook) in hooks.into_iter().flatten().enumerate() {
+        run(hook, state)
+            .map_err(|e| e.as_kind(Kind::Hook))
+            .doing(|| format!("hooks.{moment}[{i}]: {}", hook.path().display()))?;
+    }
+    Ok(())
+}
+
+fn run(hook: &Hook, state: &[u8]) -> Result<()> {
+    // Memory files instead of pipes: nobody has to pump them, and a hook that reads nothing blocks nobody.
+    let mut input: File = memfd_create("state", MemfdFlags::CLOEXEC)
+        .doing(|| "make its input")?
+        .into();
+    input.write_all(state).doing(|| "write its input")?;
+    input.seek(SeekFrom::Start(0)).doing(|| "rewind its input")?;
+    let mut output: File = memfd_create("output", MemfdFlags::CLOEXEC)
+        .doing(|| "make its output")?
+        .into();
+    let duplicate = || output.try_clone().doing(|| "share its output");
+    let mut command = Command::new(hook.path());
+    if let Some((first, rest)) = hook.args().as_ref().and_then(|a| a.split_first()) {
+        command.arg0(first).args(rest);
+    }
+    // Only what the config names, so that a hook cannot depend on who called us.
+    command.env_clear();
+    for entry in hook.env().iter().flatten() {
+        if let Some((name, value)) = entry.split_once('=') {
+            command.env(name, value);
+        }
+    }
+    let mut child = command
+        .stdin(Stdio::from(input))
+        .stdout(Stdio::from(duplicate()?))
+        .stderr(Stdio::from(duplicate()?))
+        .spawn()
+        .doing(|| "start")?;
+    let timeout = hook
+        .timeout()
+        .and_then(|t| u64::try_from(t).ok())
+        .filter(|t| *t > 0)
+        .map(Duration::from_secs);
+    if let Some(limit) = timeout
+        && !ends_within(child.id(), limit)?
+    {
+        let killed = child.kill().and_then(|()| child.wait());
+        killed.doing(|| "stop")?;
+        return Err(Error::new(
+            Kind::Hook,
+            format!("timed out after {} s", limit.as_secs()),
+        ));
+    }
+    let status = child.wait().doing(|| "wait")?;
+    if status.success() {
+        return Ok(());
+    }
+    let mut text = Vec::new();
+    output.seek(SeekFrom::Start(0)).doing(|| "rewind its output")?;
+    output
+        .take(MAX_QUOTE)
+        .read_to_end(&mut text)
+        .doing(|| "read its output")?;
+    let text = String::from_utf8_lossy(&text);
+    Err(Error::new(
+        Kind::Hook,
+        format!("{}, output: {}", describe(status), text.trim_end()),
+    ))
+}
+
+fn describe(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit status {code}"),
+        (None, Some(signal)) => format!("signal {signal}"),
+        (None, None) => "ended".to_owned(),
+    }
+}
+
+fn ends_within(pid: u32, limit: Duration) -> Result<bool> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    let Some(pid) = pid else { return Ok(true) };
+    let fd = pidfd_open(pid, PidfdFlags::empty()).doing(|| "watch")?;
+    let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
+    let limit = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
+    loop {
+        match poll(&mut fds, limit) {
+            Ok(n) => return Ok(n > 0),
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(e) => return Err(e).doing(|| "watch"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hook(script: &str, timeout: Option<i64>) -> Vec<Hook> {
+        let mut b = oci_spec::runtime::HookBuilder::default().path("/bin/sh");
+        b = b
+            .args(vec!["sh".to_owned(), "-c".to_owned(), script.to_owned()])
+            .env(vec!["A=b".to_owned()]);
+        if let Some(t) = timeout {
+            b = b.timeout(t);
+        }
+        vec![b.build().unwrap()]
+    }
+
+    #[test]
+    fn state_comes_on_stdin_and_only_its_own_environment() {
+        let script = "[ \"$(cat)\" = '{\"id\":\"x\"}' ] && [ \"$A\" = b ] && [ -z \"$CARGO\" ]";
+        run_all("prestart", Some(&hook(script, None)), b"{\"id\":\"x\"}").unwrap();
+    }
+
+    #[test]
+    fn failure_quotes_the_hook() {
+        let e = run_all("poststop", Some(&hook("echo why >&2; exit 3", None)), b"").unwrap_err();
+        assert_eq!(e.kind(), Kind::Hook);
+        assert_eq!(
+            e.chain(),
+            "hooks.poststop[0]: /bin/sh: exit status 3, output: why"
+        );
+    }
+
+    #[test]
+    fn timeout_stops_it() {
+        let e = run_all("prestart", Some(&hook("exec sleep 60", Some(1))), b"").unwrap_err();
+        assert!(e.chain().contains("timed out after 1 s"), "{}", e.chain());
+    }
+}

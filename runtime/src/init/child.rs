@@ -1,0 +1,275 @@
+//! The container's first process, from clone3 to execve.
+
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use kelson_cgroups::Joiner;
+use oci_spec::runtime::{Hooks, LinuxNamespaceType as Ns, LinuxPersonalityDomain};
+
+use super::finalize::{self, Target};
+use super::sync::{self, Channel, Message};
+use crate::config::validate::dotted;
+use crate::container::launch::Plan;
+use crate::error::{Doing, Error, Result};
+use crate::namespaces::join::{self, Opened};
+use crate::process::{credentials, keyring};
+use crate::rootfs::{self, Setup};
+use crate::{hooks, lsm, terminal};
+
+/// What the first process waits on after `Ready`.
+#[derive(Debug)]
+pub enum Gate {
+    /// `create`: the start fifo, open for reading and writing, so that a read waits for `start`'s byte.
+    Fifo(OwnedFd),
+    /// `run`: the runtime's `Go`.
+    Channel,
+}
+
+/// What the child gets besides the plan.
+#[derive(Debug)]
+pub struct Inherited<'a> {
+    /// Its end of the protocol.
+    pub channel: Channel,
+    /// The parent's end, which must not stay open here.
+    pub foreign: Option<Channel>,
+    /// Ways into the cgroup.
+    pub joiner: &'a Joiner,
+    /// Namespaces to join; none when the process in between has done it.
+    pub opened: Option<&'a Opened>,
+    /// See [`Gate`].
+    pub gate: Gate,
+}
+
+/// Runs to execve; comes back with an exit status only when that failed, after it has told the runtime.
+pub fn main(plan: &Plan, inherited: Inherited<'_>) -> i32 {
+    let Inherited {
+        channel,
+        foreign,
+        joiner,
+        opened,
+        gate,
+    } = inherited;
+    // Otherwise a runtime that died would never be noticed: we would hold its end open ourselves.
+    drop(foreign);
+    match prepare(plan, &channel, joiner, opened) {
+        Err(e) => channel.fail(&e),
+        Ok((program, state)) => match pass(plan, &channel, &gate, state.as_deref()) {
+            Err(e) => tell(&channel, &gate, &e),
+            Ok(()) => tell(&channel, &gate, &program.execute()),
+        },
+    }
+    1
+}
+
+fn prepare(
+    plan: &Plan,
+    channel: &Channel,
+    joiner: &Joiner,
+    opened: Option<&Opened>,
+) -> Result<(finalize::Program, Option<String>)> {
+    let config = &plan.config;
+    let ns = &plan.namespaces;
+    if ns.staged {
+        channel.wait_go()?;
+    }
+    if ns.creates(Ns::User) {
+        channel.send(&Message::Mapped)?;
+        channel.wait_go()?;
+        credentials::become_root()?;
+    } else if ns.has(Ns::User) {
+        credentials::become_root()?;
+    }
+    if let Some(opened) = opened {
+        opened.enter()?;
+    }
+    joiner.join()?;
+    if ns.new_cgroup {
+        join::unshare_cgroup()?;
+    }
+    rustix::process::setsid().doing(|| "start a session")?;
+    if plan.new_keyring {
+        keyring::join(&plan.id)?;
+    }
+    if ns.creates(Ns::Network) {
+        kelson_sys::net::loopback_up().doing(|| "bring up the loopback interface")?;
+    }
+    if let Some(name) = config.hostname.as_deref().filter(|n| !n.is_empty()) {
+        nix::unistd::sethostname(name).doing(|| "hostname: set")?;
+    }
+    if let Some(name) = config.domainname.as_deref().filter(|n| !n.is_empty()) {
+        rustix::system::setdomainname(name.as_bytes()).doing(|| "domainname: set")?;
+    }
+    // The three that use /proc come while it is the host's, which nobody inside can have prepared.
+    let label = lsm::prepare(&plan.process, "process.")?;
+    write_sysctl(plan)?;
+    personality(plan)?;
+
+    let setup = Setup {
+        config,
+        bundle: &plan.bundle,
+        rootfs: plan.rootfs.clone(),
+        cgroup: Some(&plan.cgroup),
+        user_namespace: ns.has(Ns::User),
+        cgroup_namespace: ns.has(Ns::Cgroup),
+    };
+    let (slave, state) = if ns.has(Ns::Mount) {
+        enter_root(plan, channel, &setup)?
+    } else {
+        let state = run_hooks(plan, channel)?;
+        rustix::process::chroot(&plan.rootfs)
+            .doing(|| format!("root.path: chroot to {}", plan.rootfs.display()))?;
+        rustix::process::chdir("/").doing(|| "root.path: enter")?;
+        let slave = match &plan.console {
+            Some(socket) => {
+                let pty = terminal::open_inside(plan.process.console_size)?;
+                terminal::send(socket.as_fd(), pty.master.as_fd())?;
+                Some(pty.slave)
+            }
+            None => None,
+        };
+        (slave, state)
+    };
+    let target = Target {
+        process: &plan.process,
+        capabilities: plan.capabilities,
+        filter: plan.filter.as_ref(),
+        in_user_namespace: ns.has(Ns::User),
+        preserve_fds: plan.preserve_fds,
+        extra_env: &plan.extra_env,
+    };
+    let program = finalize::become_target(&target, label, slave)?;
+    channel.send(&Message::Ready)?;
+    Ok((program, state))
+}
+
+/// Mounts, terminal, hooks, pivot: in this order.
+fn enter_root(
+    plan: &Plan,
+    channel: &Channel,
+    setup: &Setup<'_>,
+) -> Result<(Option<OwnedFd>, Option<String>)> {
+    let mounted = rootfs::mount_all(setup)?;
+    let slave = match &plan.console {
+        Some(socket) => {
+            let pty = terminal::open(&mounted.root, mounted.devpts.as_ref(), plan.process.console_size)?;
+            terminal::mount_console(&mounted.root, pty.slave.as_fd())?;
+            terminal::send(socket.as_fd(), pty.master.as_fd())?;
+            Some(pty.slave)
+        }
+        None => None,
+    };
+    let state = run_hooks(plan, channel)?;
+    mounted
+        .root
+        .make_dirs(Path::new(&plan.process.cwd))
+        .map(drop)
+        .or_else(|e| {
+            if e == rustix::io::Errno::NOTDIR || e == rustix::io::Errno::ROFS {
+                Ok(())
+            } else {
+                Err(e)
+            }
+        })
+        .doing(|| format!("process.cwd: make {}", plan.process.cwd))?;
+    rootfs::finish(setup, mounted, plan.pivot)?;
+    Ok((slave, state))
+}
+
+/// Has the runtime run prestart and createRuntime in its namespaces, then runs createContainer in ours.
+fn run_hooks(plan: &Plan, channel: &Channel) -> Result<Option<String>> {
+    let Some(hooks) = plan.config.hooks.as_ref().filter(|h| any_before_start(h)) else {
+        return Ok(None);
+    };
+    channel.send(&Message::Hooks)?;
+    let state = channel.wait_go()?;
+    let text = state.as_deref().unwrap_or("{}");
+    hooks::run_all(
+        "createContainer",
+        hooks.create_container().as_ref(),
+        text.as_bytes(),
+    )?;
+    Ok(state)
+}
+
+#[allow(deprecated)] // prestart is deprecated in the specification, and still what most hooks use
+fn any_before_start(hooks: &Hooks) -> bool {
+    [
+        hooks.prestart(),
+        hooks.create_runtime(),
+        hooks.create_container(),
+        hooks.start_container(),
+    ]
+    .into_iter()
+    .any(|list| list.as_ref().is_some_and(|l| !l.is_empty()))
+}
+
+/// Waits to be started; then startContainer hooks.
+fn pass(plan: &Plan, channel: &Channel, gate: &Gate, state: Option<&str>) -> Result<()> {
+    match gate {
+        Gate::Channel => {
+            channel.wait_go()?;
+        }
+        Gate::Fifo(fifo) => {
+            let mut byte = [0u8; 1];
+            rustix::io::retry_on_intr(|| rustix::io::read(fifo, &mut byte[..])).doing(|| "wait for start")?;
+        }
+    }
+    match plan
+        .config
+        .hooks
+        .as_ref()
+        .and_then(|h| h.start_container().as_ref())
+    {
+        Some(list) => hooks::run_all("startContainer", Some(list), state.unwrap_or("{}").as_bytes()),
+        None => Ok(()),
+    }
+}
+
+/// Reports an error to whoever waits: for a created container that is `start`, at the other end of the fifo.
+fn tell(channel: &Channel, gate: &Gate, error: &Error) {
+    match gate {
+        Gate::Channel => channel.fail(error),
+        Gate::Fifo(fifo) => {
+            if let Ok(bytes) = serde_json::to_vec(&sync::failure(error)) {
+                let _ = rustix::io::write(fifo, &bytes);
+            }
+        }
+    }
+}
+
+/// Reads the error that [`tell`] left in the fifo.
+pub fn told(mut fifo: impl Read) -> Option<Error> {
+    let mut bytes = Vec::new();
+    // Non-blocking: WouldBlock at the end is as good as an end.
+    let _ = fifo.read_to_end(&mut bytes);
+    sync::error_of(serde_json::from_slice(&bytes).ok()?)
+}
+
+/// The kernel looks parameters up by the writer's namespaces, so the host's /proc/sys changes ours.
+fn write_sysctl(plan: &Plan) -> Result<()> {
+    for (name, value) in &plan.config.linux.sysctl {
+        let path = dotted(name)
+            .replace('.', "\0")
+            .replace('/', ".")
+            .replace('\0', "/");
+        let path = Path::new("/proc/sys").join(path);
+        std::fs::write(&path, value).doing(|| format!("linux.sysctl[{name:?}]: write {value:?}"))?;
+    }
+    Ok(())
+}
+
+fn personality(plan: &Plan) -> Result<()> {
+    use nix::sys::personality::{self, Persona};
+    match plan.config.linux.personality.as_ref().map(|p| p.domain()) {
+        Some(LinuxPersonalityDomain::PerLinux32) => {
+            // PER_LINUX32
+            personality::set(Persona::from_bits_retain(0x0008)).doing(|| "linux.personality: set LINUX32")?;
+        }
+        Some(LinuxPersonalityDomain::PerLinux) => {
+            personality::set(Persona::empty()).doing(|| "linux.personality: set LINUX")?;
+        }
+        None => {}
+    }
+    Ok(())
+}

@@ -1,0 +1,126 @@
+//! A further process in a running container.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use kelson_cgroups::Joiner;
+use kelson_sys::spawn::{CloneArgs, Spawned, spawn};
+use nix::sched::{CloneFlags, setns};
+use nix::unistd::Pid;
+use oci_spec::runtime::LinuxNamespaceType as Ns;
+use rustix::process::{Signal, pidfd_send_signal};
+
+use super::finalize::{self, Target};
+use super::sync::{self, Channel};
+use crate::config::Process;
+use crate::error::{Doing, Error, IntoError, Kind, Result};
+use crate::namespaces::decide::flag;
+use crate::namespaces::join;
+use crate::process::capabilities::Sets;
+use crate::process::{credentials, keyring};
+use crate::seccomp::Filter;
+use crate::{lsm, terminal};
+
+/// Everything decided about the process.
+#[derive(Debug)]
+pub struct Plan {
+    /// The container's id.
+    pub id: String,
+    /// The process.
+    pub process: Process,
+    /// Of the container's first process.
+    pub target: OwnedFd,
+    /// `CLONE_NEW*` of what to join.
+    pub namespaces: u64,
+    /// See [`crate::container::launch::capability_sets`].
+    pub capabilities: Sets,
+    /// The container's filter.
+    pub filter: Option<Filter>,
+    /// Where the terminal's master goes.
+    pub console: Option<OwnedFd>,
+    /// Descriptors to keep beyond the standard three.
+    pub preserve_fds: u32,
+    /// The container has a session keyring.
+    pub keyring: bool,
+}
+
+/// Makes the process; comes back once it executes.
+///
+/// # Errors
+/// Whatever it reported; it is gone then.
+pub fn start(plan: &Plan, joiner: &Joiner) -> Result<(Pid, OwnedFd)> {
+    let pid_namespace = flag(Ns::Pid);
+    if plan.namespaces & pid_namespace != 0 {
+        // Only children are affected. There is no way back, and none is needed: no hooks run for exec.
+        setns(plan.target.as_fd(), CloneFlags::CLONE_NEWPID)
+            .doing(|| "join the container's pid namespace")?;
+    }
+    let (ours, theirs) = sync::pair()?;
+    let mut ours = Some(ours);
+    let spawned = spawn(
+        CloneArgs {
+            flags: 0,
+            cgroup: joiner.unified(),
+        },
+        || {
+            drop(ours.take());
+            let error = match become_member(plan, joiner) {
+                Ok(program) => program.execute(),
+                Err(e) => e,
+            };
+            theirs.fail(&error);
+            1
+        },
+    );
+    let Spawned { pid, pidfd } =
+        spawned.map_err(|e| e.into_error("make a process in the container".into()))?;
+    let channel: Channel = ours
+        .take()
+        .ok_or_else(|| Error::new(Kind::Internal, "no channel"))?;
+    let message = channel.receive();
+    match message {
+        // Closed on exec. One that died without a word is found by whoever waits for it.
+        Ok(None) => Ok((pid, pidfd)),
+        other => {
+            let _ = pidfd_send_signal(&pidfd, Signal::KILL);
+            let _ = nix::sys::wait::waitpid(pid, None);
+            Err(other?
+                .and_then(sync::error_of)
+                .unwrap_or_else(|| Error::new(Kind::Internal, "broken protocol")))
+        }
+    }
+}
+
+fn become_member(plan: &Plan, joiner: &Joiner) -> Result<finalize::Program> {
+    // While /proc is the host's.
+    let label = lsm::prepare(&plan.process, "")?;
+    joiner.join()?;
+    let namespaces = plan.namespaces & !flag(Ns::Pid);
+    if namespaces != 0 {
+        join::enter_of(&plan.target, namespaces)?;
+    }
+    let in_user_namespace = plan.namespaces & flag(Ns::User) != 0;
+    if in_user_namespace {
+        credentials::become_root()?;
+    }
+    rustix::process::setsid().doing(|| "start a session")?;
+    if plan.keyring {
+        keyring::join(&plan.id)?;
+    }
+    let slave = match &plan.console {
+        Some(socket) => {
+            let pty = terminal::open_inside(plan.process.console_size)?;
+            terminal::send(socket.as_fd(), pty.master.as_fd())?;
+            Some(pty.slave)
+        }
+        None => None,
+    };
+    let target = Target {
+        process: &plan.process,
+        capabilities: plan.capabilities,
+        filter: plan.filter.as_ref(),
+        in_user_namespace,
+        preserve_fds: plan.preserve_fds,
+        extra_env: &[],
+    };
+    finalize::become_target(&target, label, slave)
+}

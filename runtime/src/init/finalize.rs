@@ -1,0 +1,171 @@
+//! The last steps before a program runs, the same for a container's first process and for exec.
+
+use std::ffi::CString;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use nix::sys::signal::SigSet;
+use rustix::fs::{AtFlags, FileType, Gid, Uid, chownat, fstat, major, minor};
+use rustix::io::Errno;
+
+use crate::config::Process;
+use crate::error::{Doing, Error, Kind, Result};
+use crate::lsm;
+use crate::process::capabilities::{self, Sets};
+use crate::process::{command, credentials, rlimits};
+use crate::seccomp::Filter;
+use crate::terminal;
+
+/// What the process is to become.
+#[derive(Debug)]
+pub struct Target<'a> {
+    /// From config.json or process.json.
+    pub process: &'a Process,
+    /// Its capabilities.
+    pub capabilities: Sets,
+    /// Its system call filter.
+    pub filter: Option<&'a Filter>,
+    /// It is in a user namespace other than the runtime's.
+    pub in_user_namespace: bool,
+    /// Descriptors to keep beyond the standard three.
+    pub preserve_fds: u32,
+    /// More environment, from socket activation.
+    pub extra_env: &'a [String],
+}
+
+/// A program ready to be executed: nothing is looked up any more.
+#[derive(Debug)]
+pub struct Program {
+    path: CString,
+    args: Vec<CString>,
+    env: Vec<CString>,
+    name: String,
+}
+
+/// Takes on everything, and finds the program. The order is explained in `docs/ordering.md`.
+///
+/// # Errors
+/// Names the field that the kernel refused.
+pub fn become_target(t: &Target<'_>, label: lsm::Prepared, terminal: Option<OwnedFd>) -> Result<Program> {
+    let p = t.process;
+    if let Some(slave) = terminal {
+        own(&slave, p.user.uid, false)?;
+        terminal::adopt(&slave)?;
+    } else {
+        for fd in [
+            rustix::stdio::stdin(),
+            rustix::stdio::stdout(),
+            rustix::stdio::stderr(),
+        ] {
+            own_stdio(fd, p.user.uid)?;
+        }
+    }
+    rlimits::apply(&p.rlimits)?;
+    if p.no_new_privileges {
+        rustix::thread::set_no_new_privs(true).doing(|| "process.noNewPrivileges: set")?;
+    }
+    label.apply()?;
+    // Without no_new_privs loading a filter takes CAP_SYS_ADMIN, which is about to go.
+    if let (Some(filter), false) = (t.filter, p.no_new_privileges) {
+        filter.load()?;
+    }
+    capabilities::limit_bounding(t.capabilities.bounding)?;
+    // As root, for a directory that only root may enter; again as the user, for one that root may not (NFS).
+    let first = enter(&p.cwd);
+    credentials::assume(&p.user, t.in_user_namespace)?;
+    if first.is_err() {
+        enter(&p.cwd)?;
+    }
+    capabilities::apply(t.capabilities)?;
+    kelson_sys::signals::default_all();
+    SigSet::empty()
+        .thread_set_mask()
+        .doing(|| "clear the signal mask")?;
+    let program = program(p, t.extra_env)?;
+    kelson_sys::fds::cloexec_from(3 + t.preserve_fds).doing(|| "mark descriptors to be closed")?;
+    if let (Some(filter), true) = (t.filter, p.no_new_privileges) {
+        filter.load()?;
+    }
+    Ok(program)
+}
+
+/// chdir, and a check that the directory is inside: one reached through a descriptor that leaked from the host
+/// has no path here (CVE-2024-21626).
+fn enter(cwd: &str) -> Result<()> {
+    rustix::process::chdir(cwd).doing(|| format!("process.cwd: chdir to {cwd}"))?;
+    match rustix::process::getcwd(Vec::new()) {
+        Ok(path) if path.as_bytes().starts_with(b"/") => Ok(()),
+        Ok(_) | Err(Errno::NOENT) => Err(Error::new(
+            Kind::Invalid,
+            format!("process.cwd: {cwd} is outside of the container's root"),
+        )),
+        Err(e) => Err(e).doing(|| "process.cwd: check"),
+    }
+}
+
+/// The user must be able to open /dev/stdin and its kin again; a shared /dev/null stays as it is.
+fn own_stdio(fd: BorrowedFd<'_>, uid: u32) -> Result<()> {
+    let stat = match fstat(fd) {
+        // Closed by the caller.
+        Err(Errno::BADF) => return Ok(()),
+        other => other.doing(|| "stat standard stream")?,
+    };
+    let is_null = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+        && (major(stat.st_rdev), minor(stat.st_rdev)) == (1, 3);
+    if is_null || stat.st_uid == uid {
+        return Ok(());
+    }
+    own(fd, uid, true)
+}
+
+fn own(fd: impl std::os::fd::AsFd, uid: u32, may_fail: bool) -> Result<()> {
+    let uid = Uid::from_raw(uid);
+    match chownat(fd, "", Some(uid), None::<Gid>, AtFlags::EMPTY_PATH) {
+        // An owner without a mapping, a file on a read-only or foreign filesystem: it stays readable or not.
+        Err(Errno::PERM | Errno::INVAL | Errno::ROFS | Errno::OPNOTSUPP) if may_fail => Ok(()),
+        Err(Errno::INVAL | Errno::PERM) => Ok(()),
+        other => other.doing(|| "change the owner of a standard stream"),
+    }
+}
+
+fn program(p: &Process, extra_env: &[String]) -> Result<Program> {
+    let name = p
+        .args
+        .first()
+        .ok_or_else(|| Error::field("process.args", "is empty"))?;
+    let path = command::look_up(name, &p.env)?;
+    let mut env: Vec<String> = p.env.iter().chain(extra_env).cloned().collect();
+    if !env.iter().any(|e| e.starts_with("HOME=") && e.len() > 5) {
+        env.retain(|e| e != "HOME=");
+        env.push(format!("HOME={}", command::home(p.user.uid)));
+    }
+    let c = |s: Vec<u8>| CString::new(s).map_err(|_| Error::field("process.args", "holds a NUL byte"));
+    Ok(Program {
+        path: c(path_bytes(&path))?,
+        args: p
+            .args
+            .iter()
+            .map(|a| c(a.clone().into_bytes()))
+            .collect::<Result<_>>()?,
+        env: env
+            .into_iter()
+            .map(|e| c(e.into_bytes()))
+            .collect::<Result<_>>()?,
+        name: name.clone(),
+    })
+}
+
+fn path_bytes(path: &Path) -> Vec<u8> {
+    use std::os::unix::ffi::OsStrExt;
+    path.as_os_str().as_bytes().to_vec()
+}
+
+impl Program {
+    /// Becomes the program. Returns only the error.
+    pub fn execute(&self) -> Error {
+        match nix::unistd::execve(&self.path, &self.args, &self.env) {
+            Err(errno) => command::exec_error(&self.name, errno),
+            Ok(never) => match never {},
+        }
+    }
+}

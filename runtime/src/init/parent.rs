@@ -1,0 +1,275 @@
+//! The runtime's side: making the first process and leading it to `Ready`.
+
+use std::fs;
+use std::os::fd::OwnedFd;
+
+use kelson_cgroups::Joiner;
+use kelson_sys::spawn::{CloneArgs, Spawned, spawn};
+use nix::errno::Errno;
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::Pid;
+use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use super::child::{self, Gate, Inherited};
+use super::sync::{self, Channel, Message};
+use crate::container::launch::Plan;
+use crate::error::{Doing, Error, IntoError, Kind, Result};
+use crate::namespaces::join::{self, Opened};
+use crate::namespaces::user;
+use oci_spec::runtime::LinuxNamespaceType as Ns;
+
+/// The container's first process. Unless it is released, dropping this kills and reaps it.
+#[derive(Debug)]
+pub struct Init {
+    /// As the host numbers it.
+    pub pid: Pid,
+    /// Its descriptor.
+    pub pidfd: OwnedFd,
+    channel: Channel,
+    released: bool,
+}
+
+impl Drop for Init {
+    fn drop(&mut self) {
+        if !self.released {
+            // It may be gone already; then there is only a status to fetch.
+            let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+            let _ = reap(self.pid);
+        }
+    }
+}
+
+impl Init {
+    /// Lets it live on without this runtime.
+    pub fn release(&mut self) {
+        self.released = true;
+    }
+
+    /// `run`: opens the gate, and waits until the program runs.
+    ///
+    /// # Errors
+    /// What a startContainer hook or execve reported.
+    pub fn go(&self) -> Result<()> {
+        self.channel.send(&Message::Go(None))?;
+        match self.channel.receive()? {
+            // The channel is closed on exec. A process that died instead is found by whoever waits for it.
+            None => Ok(()),
+            Some(message) => Err(sync::error_of(message).unwrap_or_else(|| self.unexpected())),
+        }
+    }
+
+    fn unexpected(&self) -> Error {
+        Error::new(Kind::Internal, "the container's first process broke the protocol")
+    }
+
+    /// The error of a process that ended without a word.
+    fn died(&mut self) -> Error {
+        self.released = true;
+        let how = match reap(self.pid) {
+            Ok(WaitStatus::Signaled(_, signal, _)) => format!("was killed by {signal}"),
+            Ok(WaitStatus::Exited(_, code)) => format!("exited with {code}"),
+            _ => "ended".to_owned(),
+        };
+        Error::new(
+            Kind::Internal,
+            format!(
+                "the container's first process {how} before it was ready\nhint: is a memory or pids limit too low?"
+            ),
+        )
+    }
+}
+
+/// Makes the process and leads it to `Ready`; `hooks` is called with its pid at the moment for prestart and
+/// createRuntime, and gives the state document for the hooks that run inside.
+///
+/// # Errors
+/// Whatever the child reported. No process is left then.
+pub fn start(
+    plan: &Plan,
+    joiner: &Joiner,
+    gate: Gate,
+    hooks: impl FnOnce(Pid) -> Result<String>,
+) -> Result<Init> {
+    let opened = join::open(&plan.namespaces)?;
+    let (ours, theirs) = sync::pair()?;
+    let mut init = if plan.namespaces.staged {
+        staged(plan, joiner, gate, &opened, ours, theirs)?
+    } else {
+        direct(plan, joiner, gate, &opened, ours, theirs)?
+    };
+    if let Some(adj) = plan.process.oom_score_adj {
+        // From here, as the child may not be allowed to, and owns nothing of its own /proc entry.
+        fs::write(format!("/proc/{}/oom_score_adj", init.pid), adj.to_string())
+            .doing(|| format!("process.oomScoreAdj: set {adj}"))?;
+    }
+    lead(plan, &mut init, hooks)?;
+    Ok(init)
+}
+
+fn direct(
+    plan: &Plan,
+    joiner: &Joiner,
+    gate: Gate,
+    opened: &Opened,
+    ours: Channel,
+    theirs: Channel,
+) -> Result<Init> {
+    let way_back = opened.enter_pid()?;
+    let args = CloneArgs {
+        flags: plan.namespaces.create,
+        cgroup: joiner.unified(),
+    };
+    let mut ours = Some(ours);
+    let spawned = spawn(args, || {
+        let inherited = Inherited {
+            channel: theirs,
+            foreign: ours.take(),
+            joiner,
+            opened: Some(opened),
+            gate,
+        };
+        child::main(plan, inherited)
+    });
+    if let Some(own) = way_back {
+        join::leave_pid(&own)?;
+    }
+    let Spawned { pid, pidfd } = spawned.map_err(|e| explain(e, plan))?;
+    // spawn ran the closure in the child only: here it was dropped, and with it nothing of ours.
+    let channel = ours
+        .take()
+        .ok_or_else(|| Error::new(Kind::Internal, "no channel"))?;
+    Ok(Init {
+        pid,
+        pidfd,
+        channel,
+        released: false,
+    })
+}
+
+/// With a process in between, which joins namespaces and makes the container's process as its own sibling.
+fn staged(
+    plan: &Plan,
+    joiner: &Joiner,
+    gate: Gate,
+    opened: &Opened,
+    ours: Channel,
+    theirs: Channel,
+) -> Result<Init> {
+    let mut ours = Some(ours);
+    let Spawned { pid: between, .. } = spawn(CloneArgs::default(), || {
+        drop(ours.take());
+        match sibling(plan, joiner, gate, opened, &theirs) {
+            Ok(pid) => i32::from(theirs.send(&Message::Sibling(pid)).is_err()),
+            Err(e) => {
+                theirs.fail(&e);
+                1
+            }
+        }
+    })
+    .map_err(|e| explain(e, plan))?;
+    let channel = ours
+        .take()
+        .ok_or_else(|| Error::new(Kind::Internal, "no channel"))?;
+    let first = channel.receive();
+    // It has nothing left to do; the container's process is our own child.
+    reap(between)?;
+    let pid = match first? {
+        Some(Message::Sibling(pid)) => pid,
+        Some(m) => {
+            return Err(sync::error_of(m).unwrap_or_else(|| Error::new(Kind::Internal, "broken protocol")));
+        }
+        None => {
+            return Err(Error::new(
+                Kind::Internal,
+                "the process in between ended without a word",
+            ));
+        }
+    };
+    let raw = rustix::process::Pid::from_raw(pid).ok_or_else(|| Error::new(Kind::Internal, "no pid"))?;
+    let pidfd = pidfd_open(raw, PidfdFlags::empty()).doing(|| "watch the container's first process")?;
+    let init = Init {
+        pid: Pid::from_raw(pid),
+        pidfd,
+        channel,
+        released: false,
+    };
+    joiner.place_unified(pid)?;
+    init.channel.send(&Message::Go(None))?;
+    Ok(init)
+}
+
+/// In the process in between.
+fn sibling(plan: &Plan, joiner: &Joiner, gate: Gate, opened: &Opened, theirs: &Channel) -> Result<i32> {
+    opened.enter_pid()?;
+    opened.enter()?;
+    let flags = plan.namespaces.create | u64::from(nix::libc::CLONE_PARENT.cast_unsigned());
+    let channel = theirs.duplicate()?;
+    // Its v2 cgroup is the runtime's business: from inside a user namespace clone3 may not place it.
+    let spawned = spawn(CloneArgs { flags, cgroup: None }, || {
+        child::main(
+            plan,
+            Inherited {
+                channel,
+                foreign: None,
+                joiner,
+                opened: None,
+                gate,
+            },
+        )
+    });
+    Ok(spawned.map_err(|e| explain(e, plan))?.pid.as_raw())
+}
+
+fn lead(plan: &Plan, init: &mut Init, hooks: impl FnOnce(Pid) -> Result<String>) -> Result<()> {
+    let mut hooks = Some(hooks);
+    loop {
+        match init.channel.receive()? {
+            Some(Message::Ready) => return Ok(()),
+            Some(Message::Mapped) => map(plan, init)?,
+            Some(Message::Hooks) => {
+                let state = match hooks.take() {
+                    Some(hooks) => hooks(init.pid)?,
+                    None => return Err(init.unexpected()),
+                };
+                init.channel.send(&Message::Go(Some(state)))?;
+            }
+            Some(message) => return Err(sync::error_of(message).unwrap_or_else(|| init.unexpected())),
+            None => return Err(init.died()),
+        }
+    }
+}
+
+fn map(plan: &Plan, init: &Init) -> Result<()> {
+    let linux = &plan.config.linux;
+    user::write_maps(init.pid.as_raw(), &linux.uid_mappings, &linux.gid_mappings)?;
+    init.channel.send(&Message::Go(None))
+}
+
+/// clone3's errors, each with what to change on the machine.
+fn explain(error: std::io::Error, plan: &Plan) -> Error {
+    let user = plan.namespaces.creates(Ns::User);
+    let hint = match error.raw_os_error() {
+        Some(nix::libc::EPERM) if !user => "hint: creating namespaces takes root, or a user namespace",
+        Some(nix::libc::EPERM) => {
+            "hint: sysctl kernel.unprivileged_userns_clone=1 or kernel.apparmor_restrict_unprivileged_userns=0"
+        }
+        Some(nix::libc::ENOSPC) => "hint: raise the limits in /proc/sys/user/max_*_namespaces",
+        Some(nix::libc::EINVAL) => "hint: this kernel lacks one of the namespaces",
+        Some(nix::libc::EAGAIN) => "hint: a limit on processes (ulimit -u, pids.max) is reached",
+        _ => "",
+    };
+    let doing = match hint {
+        "" => "make the container's first process".to_owned(),
+        hint => format!("make the container's first process ({hint})"),
+    };
+    error.into_error(doing.into())
+}
+
+fn reap(pid: Pid) -> Result<WaitStatus> {
+    loop {
+        match waitpid(pid, None) {
+            Err(Errno::EINTR) => {}
+            other => return other.doing(|| format!("wait for process {pid}")),
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! The one protocol between the runtime and the container's first process, over a pair of sequenced-packet sockets.
+//!
+//! ```text
+//!   child                       parent
+//!   (new user namespace only)
+//!     Mapped?            ──►
+//!                        ◄──    Go              the id maps are written
+//!   (staged only)
+//!     Sibling(pid)       ──►                    the container's process, made by the one in between
+//!                        ◄──    Go              it is in its v2 cgroup
+//!   (hooks only)
+//!     Hooks              ──►
+//!                        ◄──    Go(state)       prestart and createRuntime ran
+//!     Ready              ──►                    nothing can fail any more but startContainer and execve
+//!   (run)
+//!                        ◄──    Go              the record is written
+//!   (create)
+//!     waits on the start fifo instead; the runtime exits
+//!   at any time
+//!     Failed(error)      ──►                    and exits
+//!     end of stream      ──►                    it executed (after Ready), or died
+//! ```
+//!
+//! Plain read(2) and write(2), as a filter may already be loaded when `Ready` is sent.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Doing, Error, Kind, Result};
+
+/// Larger messages are cut (errors) or refused (state): a sequenced packet is sent in one piece.
+const MAX_MESSAGE: usize = 64 << 10;
+
+/// One message of either side.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Message {
+    /// Child: waiting for id maps.
+    Mapped,
+    /// Process in between: the container's process has this pid.
+    Sibling(i32),
+    /// Child: run prestart and createRuntime now.
+    Hooks,
+    /// Child: about to execute.
+    Ready,
+    /// Child: it did not work.
+    Failed {
+        /// For programs.
+        kind: Kind,
+        /// For programs.
+        errno: Option<i32>,
+        /// For people.
+        text: String,
+    },
+    /// Parent: go on; with the container's state for hooks.
+    Go(Option<String>),
+}
+
+/// One end.
+#[derive(Debug)]
+pub struct Channel {
+    fd: OwnedFd,
+}
+
+/// Makes both ends, closed on exec.
+///
+/// # Errors
+/// The errno of socketpair.
+pub fn pair() -> Result<(Channel, Channel)> {
+    let (a, b) = socketpair(
+        AddressFamily::Unix,
+        SockType::SeqPacket,
+        None,
+        SockFlag::SOCK_CLOEXEC,
+    )
+    .doing(|| "make a socket pair")?;
+    Ok((Channel { fd: a }, Channel { fd: b }))
+}
+
+impl Channel {
+    /// The same end once more.
+    ///
+    /// # Errors
+    /// The errno of dup.
+    pub fn duplicate(&self) -> Result<Self> {
+        Ok(Self {
+            fd: self.fd.try_clone().doing(|| "duplicate a socket")?,
+        })
+    }
+
+    /// Sends one message.
+    ///
+    /// # Errors
+    /// What writing reported.
+    pub fn send(&self, message: &Message) -> Result<()> {
+        // The two that are sent after a filter is loaded, or on every start, cost no allocation.
+        let bytes: &[u8] = match message {
+            Message::Ready => b"\"Ready\"",
+            Message::Go(None) => b"{\"Go\":null}",
+            other => &serde_json::to_vec(other).map_err(|e| Error::new(Kind::Internal, e.to_string()))?,
+        };
+        if bytes.len() > MAX_MESSAGE {
+            return Err(Error::new(Kind::Internal, "message is too large"));
+        }
+        rustix::io::retry_on_intr(|| rustix::io::write(&self.fd, bytes)).doing(|| "send a message")?;
+        Ok(())
+    }
+
+    /// Waits for one message; `None` at the end of the stream.
+    ///
+    /// # Errors
+    /// `Internal` for one that cannot be read.
+    pub fn receive(&self) -> Result<Option<Message>> {
+        let mut buffer = [0u8; 512];
+        let n = rustix::io::retry_on_intr(|| {
+            rustix::net::recv(
+                self.fd.as_fd(),
+                &mut buffer[..],
+                rustix::net::RecvFlags::PEEK | rustix::net::RecvFlags::TRUNC,
+            )
+        })
+        .doing(|| "receive a message")?
+        .1;
+        let mut large;
+        let bytes = if n > buffer.len() {
+            large = vec![0u8; n.min(MAX_MESSAGE)];
+            &mut large[..]
+        } else {
+            &mut buffer[..]
+        };
+        let n = rustix::io::retry_on_intr(|| rustix::io::read(&self.fd, &mut *bytes))
+            .doing(|| "receive a message")?;
+        if n == 0 {
+            return Ok(None);
+        }
+        let message = serde_json::from_slice(&bytes[..n]);
+        message
+            .map(Some)
+            .map_err(|e| Error::new(Kind::Internal, format!("receive a message: {e}")))
+    }
+
+    /// Child: waits for `Go` by read(2) alone. The end of the stream means that the runtime gave up.
+    ///
+    /// # Errors
+    /// `Internal` when the runtime is gone.
+    pub fn wait_go(&self) -> Result<Option<String>> {
+        let mut buffer = vec![0u8; MAX_MESSAGE];
+        let n = rustix::io::retry_on_intr(|| rustix::io::read(&self.fd, &mut buffer[..]))
+            .doing(|| "wait for the runtime")?;
+        match serde_json::from_slice(&buffer[..n]) {
+            Ok(Message::Go(state)) => Ok(state),
+            _ => Err(Error::new(
+                Kind::Internal,
+                "the runtime ended before the container started",
+            )),
+        }
+    }
+
+    /// Child: reports the error that ends it.
+    pub fn fail(&self, error: &Error) {
+        // If the runtime is gone there is nobody to tell.
+        let _ = self.send(&failure(error));
+    }
+}
+
+/// The message of an error.
+pub fn failure(error: &Error) -> Message {
+    let mut text = error.chain();
+    if text.len() > 4000 {
+        let cut = (0..=4000).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
+        text.truncate(cut);
+    }
+    Message::Failed {
+        kind: error.kind(),
+        errno: error.errno(),
+        text,
+    }
+}
+
+/// The error of a message; `None` when it is another message.
+pub fn error_of(message: Message) -> Option<Error> {
+    match message {
+        Message::Failed { kind, errno, text } => Some(Error::new(kind, text).with_errno(errno)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_cross_whole_and_the_end_is_seen() {
+        let (a, b) = pair().unwrap();
+        a.fail(&Error::new(Kind::CommandNotFound, "x".repeat(5000)).with_errno(Some(2)));
+        let error = error_of(b.receive().unwrap().unwrap()).unwrap();
+        assert_eq!(
+            (error.kind(), error.errno(), error.chain().len()),
+            (Kind::CommandNotFound, Some(2), 4000)
+        );
+        drop(a);
+        assert!(b.receive().unwrap().is_none());
+    }
+
+    #[test]
+    fn the_short_forms_are_the_long_forms() {
+        let (a, b) = pair().unwrap();
+        a.send(&Message::Ready).unwrap();
+        assert!(matches!(b.receive().unwrap(), Some(Message::Ready)));
+        a.send(&Message::Go(None)).unwrap();
+        assert_eq!(b.wait_go().unwrap(), None);
+        a.send(&Message::Go(Some("{}".into()))).unwrap();
+        assert_eq!(b.wait_go().unwrap().as_deref(), Some("{}"));
+    }
+}

@@ -1,0 +1,7 @@
+//! Which namespaces a container has, and getting into them.
+
+pub mod decide;
+pub mod join;
+pub mod user;
+
+pub use decide::Namespaces;

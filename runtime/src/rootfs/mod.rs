@@ -1,0 +1,202 @@
+//! The container's root filesystem: mounting, device nodes, hiding, and making it the root.
+//!
+//! Everything inside the root is reached by descriptor (see [`resolve`]); new mounts are made detached and then
+//! moved onto a descriptor, so no path inside the container is looked up twice.
+
+mod cgroup;
+mod copy_up;
+mod devices;
+mod mask;
+mod mounts;
+pub mod options;
+mod pivot;
+pub mod resolve;
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use kelson_cgroups::Cgroup;
+use kelson_sys::mount as attr;
+use nix::mount::{MsFlags, mount};
+use rustix::fs::CWD;
+use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
+
+use crate::config::Config;
+use crate::error::{Doing, Result};
+use resolve::Root;
+
+/// What building the root filesystem needs to know.
+#[derive(Debug)]
+pub struct Setup<'a> {
+    /// The bundle's config.
+    pub config: &'a Config,
+    /// Relative sources of bind mounts start here.
+    pub bundle: &'a Path,
+    /// The root filesystem's directory on the host.
+    pub rootfs: PathBuf,
+    /// The container's cgroup, if it has one.
+    pub cgroup: Option<&'a Cgroup>,
+    /// Device nodes cannot be made, only bound from the host.
+    pub user_namespace: bool,
+    /// The container's cgroup namespace is its own.
+    pub cgroup_namespace: bool,
+}
+
+/// The mounted root filesystem, before it becomes the root.
+#[derive(Debug)]
+pub struct Mounted {
+    /// Its root directory.
+    pub root: Root,
+    /// Its devpts, from which the terminal is made.
+    pub devpts: Option<OwnedFd>,
+    /// Made read-only at the end.
+    readonly: Vec<OwnedFd>,
+}
+
+/// Mounts everything of `mounts`, and makes devices and symlinks below /dev.
+///
+/// # Errors
+/// Names the entry of config.json.
+pub fn mount_all(setup: &Setup<'_>) -> Result<Mounted> {
+    // Mode bits of what is made here are exact.
+    rustix::process::umask(rustix::fs::Mode::empty());
+    let root = bind_root(setup)?;
+    let mut mounted = Mounted {
+        root,
+        devpts: None,
+        readonly: Vec::new(),
+    };
+    for (i, entry) in setup.config.mounts.iter().enumerate() {
+        mounts::mount_entry(setup, &mut mounted, entry).doing(|| {
+            let source = entry
+                .source()
+                .as_deref()
+                .or(entry.typ().as_deref().map(Path::new))
+                .unwrap_or(Path::new("none"));
+            format!(
+                "mounts[{i}]: mount {} on {}",
+                source.display(),
+                entry.destination().display()
+            )
+        })?;
+    }
+    // A /dev bound from elsewhere is used as it is.
+    if !setup.config.mounts.iter().any(|m| {
+        m.destination() == Path::new("/dev")
+            && options::parse(m.options().as_deref().unwrap_or_default()).bind
+    }) {
+        devices::make_all(setup, &mounted.root)?;
+    }
+    Ok(mounted)
+}
+
+/// Hides and protects paths, makes mounts read-only that had to be writable until now, and enters the root.
+///
+/// # Errors
+/// Names the path or entry of config.json.
+pub fn finish(setup: &Setup<'_>, mounted: Mounted, pivot: bool) -> Result<()> {
+    mask::readonly_paths(&mounted.root, &setup.config.linux.readonly_paths)?;
+    mask::masked_paths(&mounted.root, &setup.config.linux.masked_paths)?;
+    let readonly = attr::MountAttr {
+        set: attr::RDONLY,
+        ..Default::default()
+    };
+    for fd in &mounted.readonly {
+        attr::set_attr(fd, false, readonly).doing(|| "make a tmpfs read-only")?;
+    }
+    if setup
+        .config
+        .root
+        .as_ref()
+        .and_then(|r| r.readonly())
+        .unwrap_or(false)
+    {
+        attr::set_attr(&mounted.root, false, readonly).doing(|| "root.readonly: make the root read-only")?;
+    }
+    if pivot {
+        pivot::pivot(&mounted.root)?
+    } else {
+        pivot::move_root(&mounted.root)?
+    }
+    let propagation = setup
+        .config
+        .linux
+        .rootfs_propagation
+        .as_deref()
+        .and_then(options::propagation);
+    if let Some(p) = propagation {
+        let flags = MsFlags::from_bits_truncate(p.flag)
+            | if p.recursive {
+                MsFlags::MS_REC
+            } else {
+                MsFlags::empty()
+            };
+        mount(None::<&str>, "/", None::<&str>, flags, None::<&str>).doing(|| "linux.rootfsPropagation")?;
+    }
+    Ok(())
+}
+
+/// Binds the root filesystem onto itself, private, so that it can be pivoted to and nothing leaks to the host.
+fn bind_root(setup: &Setup<'_>) -> Result<Root> {
+    let wanted = setup
+        .config
+        .linux
+        .rootfs_propagation
+        .as_deref()
+        .and_then(options::propagation);
+    let shared = wanted.is_some_and(|p| p.flag == nix::libc::MS_SHARED);
+    let first = match wanted {
+        // Volumes with shared propagation must stay peers of the host's mounts.
+        Some(p) => {
+            MsFlags::from_bits_truncate(p.flag)
+                | if p.recursive {
+                    MsFlags::MS_REC
+                } else {
+                    MsFlags::empty()
+                }
+        }
+        None => MsFlags::MS_SLAVE | MsFlags::MS_REC,
+    };
+    mount(None::<&str>, "/", None::<&str>, first, None::<&str>)
+        .doing(|| "change propagation of all mounts")?;
+    if shared {
+        parent_mount_private(&setup.rootfs)?;
+    }
+    let flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+    let tree = open_tree(CWD, &setup.rootfs, flags)
+        .doing(|| format!("root.path: open {}", setup.rootfs.display()))?;
+    let private = attr::MountAttr {
+        propagation: nix::libc::MS_PRIVATE,
+        ..Default::default()
+    };
+    attr::set_attr(&tree, false, private).doing(|| "root.path: make the mount private")?;
+    move_mount(
+        &tree,
+        "",
+        CWD,
+        &setup.rootfs,
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+    )
+    .doing(|| format!("root.path: mount {}", setup.rootfs.display()))?;
+    Ok(Root::new(tree))
+}
+
+/// pivot_root refuses a root whose parent mount is shared. The mount that holds `path` is the first of its
+/// ancestors on which a change of propagation works: on what is no mount point it is EINVAL.
+fn parent_mount_private(path: &Path) -> Result<()> {
+    for ancestor in path.ancestors() {
+        match mount(
+            None::<&str>,
+            ancestor,
+            None::<&str>,
+            MsFlags::MS_PRIVATE,
+            None::<&str>,
+        ) {
+            Ok(()) => return Ok(()),
+            Err(nix::errno::Errno::EINVAL) => {}
+            Err(e) => return Err(e).doing(|| format!("make the mount of {} private", ancestor.display())),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,221 @@
+//! Paths below the container's root, resolved by descriptor: whatever the image or a concurrent process makes
+//! of its symlinks, the result lies inside (`openat2` with `RESOLVE_IN_ROOT`).
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags, ResolveFlags, mkdirat, openat2};
+use rustix::io::Errno;
+
+/// The kernel gives up with EAGAIN when anything on the machine is renamed or mounted during a walk with `..`;
+/// so many repeats in a row are an attack.
+const ATTEMPTS: usize = 128;
+
+/// A container's root directory.
+#[derive(Debug)]
+pub struct Root {
+    fd: OwnedFd,
+}
+
+impl AsFd for Root {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl Root {
+    /// Takes the root directory's descriptor.
+    pub fn new(fd: OwnedFd) -> Self {
+        Self { fd }
+    }
+
+    /// Opens what is at `path`, following symlinks inside the root.
+    ///
+    /// # Errors
+    /// The errno of openat2.
+    pub fn open(&self, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
+        open_below(self.as_fd(), path, flags, ResolveFlags::IN_ROOT)
+    }
+
+    /// A handle (`O_PATH`) on what is at `path`.
+    ///
+    /// # Errors
+    /// The errno of openat2.
+    pub fn handle(&self, path: &Path) -> Result<OwnedFd, Errno> {
+        self.open(path, OFlags::PATH | OFlags::CLOEXEC)
+    }
+
+    /// A handle on what is at `path` where no part of the path may be a symlink.
+    ///
+    /// # Errors
+    /// `ELOOP` for a symlink, else the errno of openat2.
+    pub fn handle_plain(&self, path: &Path) -> Result<OwnedFd, Errno> {
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
+        open_below(self.as_fd(), path, OFlags::PATH | OFlags::CLOEXEC, resolve)
+    }
+
+    /// A handle on the directory `path`, made with all its parents where they are missing.
+    ///
+    /// # Errors
+    /// `ENOTDIR` when it or a parent is something else, `EEXIST` for a dangling symlink.
+    pub fn make_dirs(&self, path: &Path) -> Result<OwnedFd, Errno> {
+        match self.open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC) {
+            Err(Errno::NOENT) => {}
+            other => return other,
+        }
+        let mut missing: Vec<&OsStr> = Vec::new();
+        let cleaned = clean(path);
+        let mut existing = cleaned.as_path();
+        let mut here = loop {
+            let Some(name) = existing.file_name() else {
+                break self.open(Path::new("."), OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC)?;
+            };
+            missing.push(name);
+            existing = existing.parent().unwrap_or(Path::new(""));
+            if existing.as_os_str().is_empty() {
+                continue;
+            }
+            match self.open(existing, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC) {
+                Err(Errno::NOENT) => {}
+                other => break other?,
+            }
+        };
+        for name in missing.iter().rev() {
+            match mkdirat(&here, *name, Mode::from_raw_mode(0o755)) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(e) => return Err(e),
+            }
+            // A name that someone turned into a symlink meanwhile is refused, not followed.
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            here = rustix::fs::openat(&here, *name, flags, Mode::empty())?;
+        }
+        Ok(here)
+    }
+
+    /// A handle on the file at `path`, made empty where it is missing, with its parents.
+    ///
+    /// # Errors
+    /// The errno of the call that did not work.
+    pub fn make_file(&self, path: &Path) -> Result<OwnedFd, Errno> {
+        match self.handle(path) {
+            Err(Errno::NOENT) => {}
+            other => return other,
+        }
+        let (dir, name) = self.parent(path)?;
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
+        match rustix::fs::openat(&dir, &name, flags, Mode::from_raw_mode(0o755)) {
+            Ok(_) | Err(Errno::EXIST) => {}
+            Err(e) => return Err(e),
+        }
+        rustix::fs::openat(
+            &dir,
+            &name,
+            OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+    }
+
+    /// The directory of `path` (made where missing), and the path's last name.
+    ///
+    /// # Errors
+    /// `EINVAL` for a path without a name, else as [`Root::make_dirs`].
+    pub fn parent(&self, path: &Path) -> Result<(OwnedFd, PathBuf), Errno> {
+        let cleaned = clean(path);
+        let name = cleaned.file_name().ok_or(Errno::INVAL)?;
+        let dir = self.make_dirs(cleaned.parent().unwrap_or(Path::new("")))?;
+        Ok((dir, PathBuf::from(name)))
+    }
+}
+
+/// The path without `.` and `..`, relative. `..` never climbs above the top.
+pub fn clean(path: &Path) -> PathBuf {
+    let mut out = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::Normal(name) => out.push(name),
+            Component::ParentDir => {
+                out.pop();
+            }
+            _ => {}
+        }
+    }
+    out
+}
+
+fn open_below(
+    dir: BorrowedFd<'_>,
+    path: &Path,
+    flags: OFlags,
+    resolve: ResolveFlags,
+) -> Result<OwnedFd, Errno> {
+    let path = if path.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        path
+    };
+    let mut attempt = 0;
+    loop {
+        attempt += 1;
+        // No magic links: /proc/self/fd/N would lead out.
+        match openat2(
+            dir,
+            path,
+            flags,
+            Mode::empty(),
+            resolve | ResolveFlags::NO_MAGICLINKS,
+        ) {
+            Err(Errno::AGAIN | Errno::INTR) if attempt < ATTEMPTS => {}
+            other => return other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    fn root() -> (tempfile::TempDir, Root) {
+        let dir = tempfile::tempdir().unwrap();
+        let fd = rustix::fs::open(dir.path(), OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
+        (dir, Root::new(fd))
+    }
+
+    #[test]
+    fn symlinks_stay_inside() {
+        let (dir, root) = root();
+        symlink("/etc", dir.path().join("out")).unwrap();
+        assert_eq!(root.handle(Path::new("/out/passwd")).unwrap_err(), Errno::NOENT);
+        symlink("../../..", dir.path().join("up")).unwrap();
+        root.make_dirs(Path::new("/up/made/here")).unwrap();
+        assert!(dir.path().join("made/here").is_dir());
+    }
+
+    #[test]
+    fn dots_are_resolved_before_names_are_made() {
+        let (dir, root) = root();
+        root.make_dirs(Path::new("/a/../b/./c")).unwrap();
+        assert!(dir.path().join("b/c").is_dir());
+        assert!(!dir.path().join("a").exists());
+    }
+
+    #[test]
+    fn files_get_their_parents() {
+        let (dir, root) = root();
+        root.make_file(Path::new("/x/y")).unwrap();
+        assert!(dir.path().join("x/y").is_file());
+        fs::write(dir.path().join("x/y"), "kept").unwrap();
+        root.make_file(Path::new("/x/y")).unwrap();
+        assert_eq!(fs::read(dir.path().join("x/y")).unwrap(), b"kept");
+    }
+
+    #[test]
+    fn a_link_is_no_plain_path() {
+        let (dir, root) = root();
+        fs::create_dir(dir.path().join("real")).unwrap();
+        symlink("real", dir.path().join("proc")).unwrap();
+        assert_eq!(root.handle_plain(Path::new("/proc")).unwrap_err(), Errno::LOOP);
+    }
+}
