@@ -10,7 +10,7 @@ use crate::client::Response;
 use crate::error::Failure;
 use crate::{output, tty};
 
-const BAR: &str = "{prefix}: {msg} [{bar:50.=>-}]  {bytes}/{total_bytes}";
+const BAR: &str = "{prefix}: {msg} [{bar:40.=>-}]  {decimal_bytes}/{decimal_total_bytes}";
 const PLAIN: &str = "{prefix}: {msg}";
 
 /// Where the progress is shown.
@@ -52,7 +52,7 @@ pub fn show(response: Response, target: Target) -> anyhow::Result<Vec<Value>> {
     for object in response.objects() {
         let message: ProgressMessage = serde_json::from_value(object?)?;
         if let Some(text) = failure(&message) {
-            finish(&mut bars);
+            finish(&mut bars, target)?;
             return Err(Failure::error(text, 1));
         }
         if let Some(value) = message.aux {
@@ -66,12 +66,12 @@ pub fn show(response: Response, target: Target) -> anyhow::Result<Vec<Value>> {
             bars.update(&message);
             continue;
         }
-        finish(&mut bars);
+        finish(&mut bars, target)?;
         if let Some(text) = plain(&message) {
             write(target, &text)?;
         }
     }
-    finish(&mut bars);
+    finish(&mut bars, target)?;
     Ok(aux)
 }
 
@@ -113,34 +113,44 @@ fn plain(message: &ProgressMessage) -> Option<String> {
 }
 
 /// Leaves the bars as they are; what follows is written below them.
-fn finish(bars: &mut Option<Bars>) {
-    if let Some(bars) = bars {
-        for (_, bar) in bars.by_id.drain() {
-            bar.abandon();
-        }
+fn finish(bars: &mut Option<Bars>, target: Target) -> anyhow::Result<()> {
+    let Some(bars) = bars.as_mut().filter(|bars| !bars.by_id.is_empty()) else {
+        return Ok(());
+    };
+    for (_, bar) in bars.by_id.drain() {
+        bar.abandon();
     }
+    // The cursor is still behind the last bar.
+    write(target, "\n")
 }
 
 impl Bars {
     fn update(&mut self, message: &ProgressMessage) {
-        let bar = self.by_id.entry(message.id.clone()).or_insert_with(|| {
-            let bar = self.all.add(ProgressBar::no_length());
-            bar.set_prefix(message.id.clone());
-            bar
-        });
-        let template = match measured(message.progress_detail.as_ref()) {
-            Some((current, total)) if total > 0 => {
-                bar.set_length(total);
-                bar.set_position(current);
-                BAR
-            }
-            _ => PLAIN,
-        };
+        let measured = measured(message.progress_detail.as_ref()).filter(|(_, total)| *total > 0);
         // The templates are constants that a test parses.
-        if let Ok(style) = ProgressStyle::with_template(template) {
+        let template = if measured.is_some() { BAR } else { PLAIN };
+        let style = ProgressStyle::with_template(template).map(|style| style.progress_chars("=> "));
+        let bar = match self.by_id.get(&message.id) {
+            Some(bar) => bar.clone(),
+            None => {
+                // Hidden until it is dressed: a bar is drawn as soon as it is changed.
+                let bar = ProgressBar::hidden();
+                bar.set_prefix(message.id.clone());
+                self.by_id.insert(message.id.clone(), bar.clone());
+                bar
+            }
+        };
+        if let Ok(style) = style {
             bar.set_style(style);
         }
+        if let Some((current, total)) = measured {
+            bar.set_length(total);
+            bar.set_position(current);
+        }
         bar.set_message(message.status.clone());
+        if bar.is_hidden() {
+            self.all.add(bar.clone());
+        }
         bar.tick();
     }
 }
