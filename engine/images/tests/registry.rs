@@ -1,4 +1,5 @@
 //! Pulls from a real `docker-registry`, filled by `skopeo`.
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::cast_possible_truncation)]
 
 mod common;
 
@@ -47,7 +48,7 @@ async fn pull_shows_what_docker_shows() {
         .await
         .unwrap();
     assert!(pulled.newer);
-    assert_eq!(pulled.image.repo_tags(), [name.clone()]);
+    assert_eq!(pulled.image.repo_tags(), std::slice::from_ref(&name));
     assert_eq!(
         pulled.image.repo_digests(),
         [format!("{}/team/app@{}", registry.address, pulled.digest)]

@@ -1,4 +1,5 @@
 //! The store without a network: load, import, names, removal, snapshots, restarts.
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::cast_possible_truncation)]
 
 mod common;
 
@@ -101,7 +102,12 @@ async fn restart_keeps_all_and_cleans_what_is_half_made() {
     let mount = store.images.prepare("c1", &image).await.unwrap();
     let before = store.files();
     let root = store.dir.path().to_owned();
-    for half_made in ["snapshots/90/fs/x", "content/partial/7/x", "snapshots/91/work"] {
+    for half_made in [
+        "snapshots/90/fs/x",
+        "snapshots/93.gone/fs",
+        "content/partial/7/x",
+        "snapshots/91/work",
+    ] {
         std::fs::create_dir_all(root.join(half_made)).unwrap();
     }
     std::fs::write(

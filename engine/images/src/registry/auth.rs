@@ -1,5 +1,8 @@
 //! What a registry asks for in `WWW-Authenticate` (RFC 9110, 11.6.1; distribution's token specification).
 
+use http::Response;
+use http::header::WWW_AUTHENTICATE;
+
 /// A challenge we can answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Challenge {
@@ -37,6 +40,18 @@ pub(crate) fn parse(header: &str) -> Option<Challenge> {
         rest = next;
     }
     best
+}
+
+/// The best challenge of an answer.
+pub(crate) fn challenge_of<T>(answer: &Response<T>) -> Option<Challenge> {
+    let headers = answer
+        .headers()
+        .get_all(WWW_AUTHENTICATE)
+        .into_iter()
+        .filter_map(|h| h.to_str().ok());
+    let mut found: Vec<Challenge> = headers.filter_map(parse).collect();
+    found.sort_by_key(|c| matches!(c, Challenge::Basic));
+    found.into_iter().next()
 }
 
 type Params = Vec<(String, String)>;

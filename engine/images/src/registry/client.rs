@@ -1,13 +1,11 @@
 //! One repository of one registry, as one pull sees it: which address answered, who we are there, manifests and blobs.
 
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, RANGE, WWW_AUTHENTICATE};
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, RANGE};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use kelson_formats::Reference;
@@ -15,8 +13,9 @@ use kelson_formats::credentials::Credential;
 use serde::Deserialize;
 use tokio::sync::mpsc::Sender;
 
+use super::account::Account;
 use super::auth::{self, Challenge};
-use super::endpoint::{Endpoint, endpoints};
+use super::endpoint::Endpoint;
 use super::manifest::{self, Descriptor};
 use super::transport::{Ask, IDLE_TIMEOUT, Transport, read_body};
 use crate::config::ImagesConfig;
@@ -28,8 +27,6 @@ use crate::{Error, Kind, Result};
 const BLOB_TRIES: u32 = 4;
 /// Before the second try; doubled for each further one.
 const RETRY_FIRST: Duration = Duration::from_millis(200);
-/// A token that says nothing lives this long (distribution's token specification).
-const TOKEN_LIFE: Duration = Duration::from_secs(60);
 
 /// A repository at an address that answered.
 #[derive(Debug)]
@@ -39,8 +36,7 @@ pub(crate) struct Repository {
     reference: Reference,
     endpoint: Endpoint,
     challenge: Option<Challenge>,
-    credential: Option<Credential>,
-    token: Mutex<Option<(String, Instant)>>,
+    account: Account,
 }
 
 /// A manifest or index as it came.
@@ -52,58 +48,46 @@ pub(crate) struct Fetched {
 }
 
 impl Repository {
-    /// Pings the registry's addresses until one answers.
+    /// Pings one address of a registry.
     ///
     /// # Errors
-    /// What the last address said. `Unavailable` when none can be reached.
+    /// `Unavailable` when it cannot be reached or is no registry.
     pub async fn connect(
         transport: &Arc<Transport>,
         config: &Arc<ImagesConfig>,
+        endpoint: Endpoint,
         reference: &Reference,
         auth: Option<&Credential>,
-    ) -> Result<Vec<Self>> {
-        let mut found = Vec::new();
-        let mut failure = None;
-        for endpoint in endpoints(reference.domain(), config) {
-            let base = endpoint.base.clone();
-            match transport
-                .send(
-                    Ask::get(format!("{base}/v2/"), endpoint.insecure),
-                    &config.user_agent,
-                )
-                .await
-            {
-                Ok(answer) if matches!(answer.status(), StatusCode::OK | StatusCode::UNAUTHORIZED) => {
-                    let credential = auth.filter(|_| !endpoint.mirror).cloned();
-                    let challenge = challenge_of(&answer);
-                    let mirror = endpoint.mirror;
-                    found.push(Self {
-                        transport: Arc::clone(transport),
-                        config: Arc::clone(config),
-                        reference: reference.clone(),
-                        endpoint,
-                        challenge,
-                        credential,
-                        token: Mutex::new(None),
-                    });
-                    if !mirror {
-                        return Ok(found);
-                    }
-                }
-                Ok(answer) => {
-                    let status = answer.status();
-                    failure = Some(Error::new(
-                        Kind::Unavailable,
-                        format!("Get \"{base}/v2/\": unexpected status {status}"),
-                    ));
-                }
-                Err(e) => failure = Some(e),
-            }
+    ) -> Result<Self> {
+        let url = format!("{}/v2/", endpoint.base);
+        let answer = transport
+            .send(Ask::get(&*url, endpoint.insecure), &config.user_agent)
+            .await?;
+        let status = answer.status();
+        if !matches!(status, StatusCode::OK | StatusCode::UNAUTHORIZED) {
+            return Err(Error::new(
+                Kind::Unavailable,
+                format!("Get \"{url}\": unexpected status {status}"),
+            ));
         }
-        match failure {
-            Some(e) if found.is_empty() => Err(e),
-            _ => Ok(found),
-        }
+        let account = Account::new(
+            Arc::clone(transport),
+            Arc::clone(config),
+            // A mirror is somebody else: the registry's password is not for it.
+            auth.filter(|_| !endpoint.mirror).cloned(),
+            endpoint.insecure,
+            format!("repository:{}:pull", reference.path()),
+        );
+        let challenge = auth::challenge_of(&answer);
+        let (transport, config) = (Arc::clone(transport), Arc::clone(config));
+        Ok(Self {
+            transport,
+            config,
+            reference: reference.clone(),
+            endpoint,
+            challenge,
+            account,
+        })
     }
 
     fn url(&self, kind: &str, what: &str) -> String {
@@ -295,114 +279,20 @@ impl Repository {
         for last in [false, true] {
             let mut ask = Ask::get(url.clone(), self.endpoint.insecure);
             ask.headers.clone_from(&headers);
-            if let Some(authorization) = self.authorize(challenge.as_ref(), last).await? {
+            if let Some(authorization) = self.account.authorize(challenge.as_ref(), last).await? {
                 ask.headers.insert(AUTHORIZATION, authorization);
             }
             let answer = self.transport.send(ask, &self.config.user_agent).await?;
             if last || answer.status() != StatusCode::UNAUTHORIZED {
                 return Ok(answer);
             }
-            challenge = challenge_of(&answer);
+            challenge = auth::challenge_of(&answer);
             let can_renew = matches!(challenge, Some(Challenge::Bearer { .. }));
-            if !can_renew && (self.credential.is_none() || self.challenge == challenge) {
+            if !can_renew && (self.account.is_anonymous() || self.challenge == challenge) {
                 return Ok(answer);
             }
         }
         Err(Error::new(Kind::Internal, "ask a registry"))
-    }
-
-    async fn authorize(&self, challenge: Option<&Challenge>, renew: bool) -> Result<Option<HeaderValue>> {
-        let credential = self.credential.as_ref();
-        if let Some(token) = credential
-            .map(|c| c.registry_token.as_str())
-            .filter(|t| !t.is_empty())
-        {
-            return header(&format!("Bearer {token}")).map(Some);
-        }
-        match challenge {
-            None => Ok(None),
-            Some(Challenge::Basic) => basic(credential),
-            Some(Challenge::Bearer {
-                realm,
-                service,
-                scope,
-            }) => {
-                if let Some((token, until)) = self.token.lock().unwrap_or_else(|e| e.into_inner()).as_ref()
-                    && !renew
-                    && Instant::now() < *until
-                {
-                    return header(&format!("Bearer {token}")).map(Some);
-                }
-                let default = format!("repository:{}:pull", self.reference.path());
-                let scope = scope.clone().unwrap_or(default);
-                let (token, life) = self.fetch_token(realm, service.as_deref(), &scope).await?;
-                let value = header(&format!("Bearer {token}"))?;
-                *self.token.lock().unwrap_or_else(|e| e.into_inner()) = Some((token, Instant::now() + life));
-                Ok(Some(value))
-            }
-        }
-    }
-
-    async fn fetch_token(
-        &self,
-        realm: &str,
-        service: Option<&str>,
-        scope: &str,
-    ) -> Result<(String, Duration)> {
-        #[derive(Deserialize)]
-        struct Answer {
-            token: Option<String>,
-            access_token: Option<String>,
-            expires_in: Option<u64>,
-        }
-        let credential = self
-            .credential
-            .as_ref()
-            .filter(|c| !c.username.is_empty() || !c.identity_token.is_empty());
-        if credential.is_some() && realm.starts_with("http://") && self.endpoint.base.starts_with("https://")
-        {
-            return Err(Error::new(
-                Kind::Denied,
-                format!("the token server {realm} is not on https; no password goes there"),
-            ));
-        }
-        let mut ask = Ask::get("", self.endpoint.insecure);
-        let mut form = vec![("service", service.unwrap_or_default()), ("scope", scope)];
-        match credential {
-            Some(c) if !c.identity_token.is_empty() => {
-                form.extend([
-                    ("grant_type", "refresh_token"),
-                    ("refresh_token", &c.identity_token),
-                    ("client_id", "docker"),
-                ]);
-                (ask.method, ask.url) = (Method::POST, realm.to_owned());
-                ask.body = encode(&form).into();
-                ask.headers.insert(
-                    CONTENT_TYPE,
-                    HeaderValue::from_static("application/x-www-form-urlencoded"),
-                );
-            }
-            other => {
-                if let Some(c) = other {
-                    form.push(("account", &c.username));
-                    ask.headers
-                        .extend(basic(Some(c))?.map(|value| (AUTHORIZATION, value)));
-                }
-                let join = if realm.contains('?') { '&' } else { '?' };
-                ask.url = format!("{realm}{join}{}", encode(&form));
-            }
-        }
-        let answer = self.transport.send(ask, &self.config.user_agent).await?;
-        let answer = self.judge(answer, "token").await?;
-        let bytes = read_body(answer.into_body(), ANSWER_MAX, "a token").await?;
-        let bad = || Error::invalid(format!("the token server {realm} sent no token"));
-        let parsed: Answer = serde_json::from_slice(&bytes).map_err(|e| bad().caused_by(e))?;
-        let token = parsed
-            .token
-            .or(parsed.access_token)
-            .filter(|t| !t.is_empty())
-            .ok_or_else(bad)?;
-        Ok((token, parsed.expires_in.map_or(TOKEN_LIFE, Duration::from_secs)))
     }
 
     /// Turns an error answer into docker's sentence.
@@ -412,8 +302,8 @@ impl Repository {
             return Ok(answer);
         }
         let no_basic = status == StatusCode::UNAUTHORIZED
-            && self.credential.is_none()
-            && matches!(challenge_of(&answer), Some(Challenge::Basic));
+            && self.account.is_anonymous()
+            && matches!(auth::challenge_of(&answer), Some(Challenge::Basic));
         let body = read_body(answer.into_body(), ANSWER_MAX, "the registry's error")
             .await
             .unwrap_or_default();
@@ -452,44 +342,6 @@ impl Repository {
             ),
         })
     }
-}
-
-fn challenge_of<T>(answer: &Response<T>) -> Option<Challenge> {
-    let headers = answer
-        .headers()
-        .get_all(WWW_AUTHENTICATE)
-        .into_iter()
-        .filter_map(|h| h.to_str().ok());
-    let mut found: Vec<Challenge> = headers.filter_map(auth::parse).collect();
-    found.sort_by_key(|c| matches!(c, Challenge::Basic));
-    found.into_iter().next()
-}
-
-fn header(text: &str) -> Result<HeaderValue> {
-    let mut value = HeaderValue::from_str(text)
-        .map_err(|e| Error::invalid("credentials hold odd characters").caused_by(e))?;
-    value.set_sensitive(true);
-    Ok(value)
-}
-
-fn basic(credential: Option<&Credential>) -> Result<Option<HeaderValue>> {
-    let Some(c) = credential.filter(|c| !c.username.is_empty()) else {
-        return Ok(None);
-    };
-    header(&format!(
-        "Basic {}",
-        STANDARD.encode(format!("{}:{}", c.username, c.password))
-    ))
-    .map(Some)
-}
-
-fn encode(form: &[(&str, &str)]) -> String {
-    use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-    let pairs = form.iter().filter(|(_, v)| !v.is_empty());
-    let pairs: Vec<String> = pairs
-        .map(|(k, v)| format!("{k}={}", utf8_percent_encode(v, NON_ALPHANUMERIC)))
-        .collect();
-    pairs.join("&")
 }
 
 /// `CODE: message` of a registry's error body, as docker prints it; something of our own without one.
@@ -540,6 +392,5 @@ mod tests {
             "manifest unknown: manifest unknown"
         );
         assert_eq!(explanation(b"", StatusCode::BAD_GATEWAY, "x"), "502 Bad Gateway");
-        assert_eq!(encode(&[("a", "b c/d"), ("e", "")]), "a=b%20c%2Fd");
     }
 }

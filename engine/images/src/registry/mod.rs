@@ -1,5 +1,6 @@
 //! The registry client: distribution-spec and Docker's registry v2, pull side.
 
+mod account;
 mod auth;
 mod client;
 mod endpoint;
@@ -7,4 +8,5 @@ pub(crate) mod manifest;
 mod transport;
 
 pub(crate) use client::{Fetched, Repository};
+pub(crate) use endpoint::endpoints;
 pub(crate) use transport::Transport;

@@ -29,6 +29,8 @@ pub use view::{Access, RootFs};
 const TREE: &str = "fs";
 const WORK: &str = "work";
 const META: &str = "meta.json";
+/// Ends the name of a snapshot that is being removed.
+const GONE: &str = ".gone";
 /// An empty lower layer, for images that have none; overlayfs wants at least one.
 const EMPTY: u64 = 0;
 
@@ -108,6 +110,14 @@ impl Snapshots {
         for entry in std::fs::read_dir(root).doing(doing)? {
             let entry = entry.doing(doing)?;
             let Some(number) = entry.file_name().to_str().and_then(|n| n.parse::<u64>().ok()) else {
+                if entry
+                    .path()
+                    .as_os_str()
+                    .as_encoded_bytes()
+                    .ends_with(GONE.as_bytes())
+                {
+                    files::remove_tree(&entry.path())?;
+                }
                 continue;
             };
             highest = highest.max(number);
@@ -264,10 +274,15 @@ impl Snapshots {
         mount_detached(&self.lowers(layers), None)
     }
 
-    /// Removes a snapshot. The record goes first: a crash in between leaves a half-made one, which the next open removes.
+    /// Removes a snapshot. It loses its name first: a crash in between leaves what the next open removes, and a flush that is
+    /// about to mark this layer as safe writes into nothing.
     pub fn remove(&self, number: u64) -> Result<()> {
-        files::remove_file(&self.dir(number).join(META))?;
-        files::remove_tree(&self.dir(number))
+        let (dir, gone) = (self.dir(number), self.root.join(format!("{number}{GONE}")));
+        match std::fs::rename(&dir, &gone) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            other => other.doing(|| format!("remove {}", dir.display()))?,
+        }
+        files::remove_tree(&gone)
     }
 }
 

@@ -272,10 +272,13 @@ pub(super) async fn ensure_embedded(inner: &Arc<Inner>, image: EmbeddedImage<'_>
         .map(|(k, v)| ((*k).to_owned(), json!(v)))
         .collect();
     labels.insert(EMBEDDED_LABEL.to_owned(), json!(build));
-    let run = json!({
+    let mut run = json!({
         "Entrypoint": entrypoint, "Cmd": image.cmd, "ExposedPorts": ports, "Labels": labels,
-        "StopSignal": image.stop_signal, "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"], "WorkingDir": "/",
+        "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"], "WorkingDir": "/",
     });
+    if !image.stop_signal.is_empty() {
+        run["StopSignal"] = json!(image.stop_signal);
+    }
     let work = Arc::clone(inner);
     blocking(move || {
         let (layer, lease) = take_layer(&work, tar.as_slice())?;

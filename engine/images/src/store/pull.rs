@@ -17,7 +17,7 @@ use crate::image::{layers_of, parse_config};
 use crate::limits::{CONFIG_MAX, INDEX_DEPTH_MAX};
 use crate::progress::Progress;
 use crate::registry::manifest::{Descriptor, Document, Manifest, choose, parse};
-use crate::registry::{Fetched, Repository};
+use crate::registry::{Fetched, Repository, endpoints};
 use crate::{Error, Kind, Result};
 
 /// What a name leads to at the registry, verified down to the configuration.
@@ -49,23 +49,27 @@ impl Images {
             .to_owned();
         let platform = options.platform.clone().unwrap_or_else(Platform::host);
         let config: Arc<ImagesConfig> = inner.config();
-        let places =
-            Repository::connect(&inner.transport, &config, &reference, options.auth.as_ref()).await?;
         let mut failure = None;
-        for place in places {
-            let repository = Arc::new(place);
-            match resolve(&repository, &reference, &what, &platform).await {
-                Ok(resolved) => {
-                    progress(Progress::of(
-                        &*what,
-                        format!("Pulling from {}", shown_path(&reference)),
-                    ));
-                    return self
-                        .pull_resolved(&reference, &repository, resolved, progress)
-                        .await;
+        for endpoint in endpoints(reference.domain(), &config) {
+            // A mirror that has not got it, or is broken, is no reason not to ask the registry itself; nor is a registry
+            // without TLS where that is allowed.
+            let mirror = endpoint.mirror;
+            let auth = options.auth.as_ref();
+            let place = match Repository::connect(&inner.transport, &config, endpoint, &reference, auth).await
+            {
+                Ok(place) => Arc::new(place),
+                Err(e) => {
+                    failure = Some(e);
+                    continue;
                 }
-                // A mirror that has not got it, or is broken, is no reason not to ask the registry itself.
-                Err(e) => failure = Some(e),
+            };
+            match resolve(&place, &reference, &what, &platform).await {
+                Ok(resolved) => {
+                    progress(Progress::of(&*what, format!("Pulling from {}", reference.path())));
+                    return self.pull_resolved(&reference, &place, resolved, progress).await;
+                }
+                Err(e) if mirror => failure = Some(e),
+                Err(e) => return Err(e),
             }
         }
         Err(failure.unwrap_or_else(|| {
@@ -150,11 +154,6 @@ impl Images {
         })
         .await
     }
-}
-
-/// Docker Hub's official images are shown with their namespace.
-fn shown_path(reference: &Reference) -> &str {
-    reference.path()
 }
 
 async fn resolve(

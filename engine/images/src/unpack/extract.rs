@@ -194,7 +194,7 @@ impl Extractor {
 
     /// The directory members are put in, made if the layer does not list it.
     fn parent(&mut self, dir: &[u8]) -> Result<BorrowedFd<'_>> {
-        if !self.parent.as_ref().is_some_and(|(path, _)| path == dir) {
+        if self.parent.as_ref().is_none_or(|(path, _)| path != dir) {
             let fd = self.open_dir(dir)?;
             self.parent = Some((dir.to_vec(), fd));
         }

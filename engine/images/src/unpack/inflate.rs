@@ -46,7 +46,7 @@ pub(crate) struct Inflate<R: BufRead> {
 
 enum Decoder<R: BufRead> {
     Plain(Counted<R>),
-    Gzip(MultiGzDecoder<Counted<R>>),
+    Gzip(Box<MultiGzDecoder<Counted<R>>>),
     Zstd(Box<zstd::stream::read::Decoder<'static, Counted<R>>>),
 }
 
@@ -86,7 +86,7 @@ impl<R: BufRead> Inflate<R> {
         };
         let inner = match packing {
             Packing::Plain => Decoder::Plain(input),
-            Packing::Gzip => Decoder::Gzip(MultiGzDecoder::new(input)),
+            Packing::Gzip => Decoder::Gzip(Box::new(MultiGzDecoder::new(input))),
             Packing::Zstd => {
                 let mut decoder = zstd::stream::read::Decoder::with_buffer(input)
                     .map_err(|e| Error::new(Kind::Internal, "start zstd").caused_by(e))?;

@@ -1,5 +1,5 @@
 //! What the integration tests share: image archives of their own, a real registry, and a look at the disk.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used, clippy::print_stdout)]
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -90,7 +90,9 @@ pub fn layer(files: &[(&str, &str)]) -> Vec<u8> {
             tar::EntryType::Regular
         });
         header.set_mode(if dir { 0o755 } else { 0o644 });
-        (header.set_uid(0), header.set_gid(0), header.set_mtime(1_000_000));
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(1_000_000);
         header.set_size(content.len() as u64);
         tar.append_data(&mut header, name, content.as_bytes()).unwrap();
     }
@@ -117,7 +119,9 @@ pub fn docker_archive(tags: &[&str], layers: &[Vec<u8>], config: &[u8]) -> Vec<u
     let mut add = |name: &str, data: &[u8]| {
         let mut header = tar::Header::new_gnu();
         header.set_mode(0o644);
-        (header.set_uid(0), header.set_gid(0), header.set_mtime(0));
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
         header.set_size(data.len() as u64);
         tar.append_data(&mut header, name, data).unwrap();
     };

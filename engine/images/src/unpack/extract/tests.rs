@@ -21,7 +21,9 @@ impl Tar {
         header.as_mut_bytes()[..name.len()].copy_from_slice(name.as_bytes());
         header.set_entry_type(kind);
         header.set_mode(mode);
-        (header.set_uid(0), header.set_gid(0), header.set_mtime(1000));
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(1000);
         header.set_size(data.len() as u64);
         if !link.is_empty() {
             header.set_link_name_literal(link).unwrap();
