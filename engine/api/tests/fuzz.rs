@@ -1,4 +1,5 @@
 //! The parsers' fuzz entries, driven on stable.
+#![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
 
 use proptest::prelude::*;
 

@@ -1,4 +1,5 @@
 //! Our messages against recorded answers of the real daemon: decode, encode, compare.
+#![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
 
 use kelson_api::{
     ContainerInspect, ContainerSummary, DiskUsage, EventMessage, ExecInspect, HistoryItem, ImageInspect,
