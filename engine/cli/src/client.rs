@@ -23,7 +23,7 @@ use crate::autostart;
 use crate::error::Refused;
 
 /// The API version we speak.
-pub const API_VERSION: &str = "1.47";
+pub const API_VERSION: &str = "1.51";
 /// The oldest API version we can be talked down to.
 const OLDEST_VERSION: &str = "1.24";
 /// How long an engine may take to answer a ping.
@@ -288,7 +288,12 @@ impl<'a> Request<'a> {
         let head = head.with_context(|| format!("error during connect: {what}"))?;
         let body = Body::new(reader, head.framing()?);
         if head.status >= 400 {
-            return Err(refused(head.status, body, &what).into());
+            let mut refused = refused(head.status, body, &what);
+            if refused.kind.is_none() && self.client.may_start {
+                // Our own engine names a kind wherever there is one.
+                refused.kind = Some(String::new());
+            }
+            return Err(refused.into());
         }
         Ok(Response { head, body })
     }

@@ -48,7 +48,8 @@ pub struct Refused {
     pub status: u16,
     /// `message` of the body.
     pub message: String,
-    /// `kind` of the body, where the engine names one (`command_not_found`, ...).
+    /// `kind` of the body (`command_not_found`, ...), empty where our engine names none; `None` for an
+    /// engine that may not know of kinds.
     pub kind: Option<String>,
 }
 
@@ -76,7 +77,8 @@ pub fn start_code(error: &anyhow::Error) -> u8 {
     match refused.kind.as_deref() {
         Some("command_not_found") => return NOT_FOUND,
         Some("command_not_executable") => return NOT_EXECUTABLE,
-        _ => {}
+        Some(_) => return ENGINE,
+        None => {}
     }
     let text = &refused.message;
     let has = |part: &str| text.contains(part);
@@ -144,7 +146,10 @@ mod tests {
             start_code(&refused("whatever", Some("command_not_executable"))),
             126
         );
-        assert_eq!(start_code(&refused("no such image", Some("not_found"))), 125);
+        assert_eq!(
+            start_code(&refused("mount x: no such file or directory", Some(""))),
+            125
+        );
     }
 
     #[test]

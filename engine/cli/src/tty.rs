@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::thread;
 
 use anyhow::Context;
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SigSet, Signal, raise};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 
@@ -116,4 +116,12 @@ pub fn watch(signals: &[Signal], mut handle: impl FnMut(Signal) + Send + 'static
         })
         .context("start thread")?;
     Ok(())
+}
+
+/// Dies of a signal that [`watch`] has blocked, so that our parent sees what ended us.
+pub fn die_of(signal: Signal) {
+    let mut set = SigSet::empty();
+    set.add(signal);
+    // Should this fail we live on, as if the signal had been ignored.
+    let _ = set.thread_unblock().and_then(|()| raise(signal));
 }

@@ -7,9 +7,13 @@ use super::path;
 use crate::argv::Parsed;
 use crate::client::{Client, Endpoint};
 use crate::error::Failure;
+use crate::output;
 use crate::session::Session;
 use crate::stream::{DEFAULT_DETACH_KEYS, parse_detach_keys};
 use crate::tty;
+
+/// After so many interruptions the user means us, not the container.
+const PATIENCE: u32 = 3;
 
 /// The keys of `--detach-keys`, else of the config file, else docker's.
 pub fn detach_keys(session: &Session, parsed: &Parsed) -> anyhow::Result<(String, Vec<u8>)> {
@@ -63,7 +67,15 @@ pub fn follow(
     }
     if proxy && !with_tty {
         let (client, target) = (another(client)?, path(container, "/kill"));
+        let mut interruptions = 0;
         return tty::watch(tty::PROXIED, move |signal| {
+            if matches!(signal, Signal::SIGINT | Signal::SIGTERM) {
+                interruptions += 1;
+                if interruptions >= PATIENCE {
+                    output::note("\ngot 3 SIGTERM/SIGINTs, forcefully exiting");
+                    tty::die_of(signal);
+                }
+            }
             // The container may just have ended; its end is reported anyway.
             let _ = client
                 .post(target.clone())
