@@ -10,7 +10,7 @@ use std::process::{Output, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use fake::{Asked, Engine, chunked, command, json, upgrade};
+use fake::{Asked, Engine, command, json, upgrade};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -21,6 +21,21 @@ fn shown(output: &Output) -> (i32, String, String) {
         text(&output.stdout),
         text(&output.stderr),
     )
+}
+
+/// Answers with JSON in chunks of a few bytes.
+fn chunked(stream: &mut UnixStream, body: &str) {
+    stream
+        .write_all(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n")
+        .unwrap();
+    for piece in body.as_bytes().chunks(7) {
+        stream
+            .write_all(format!("{:x}\r\n", piece.len()).as_bytes())
+            .unwrap();
+        stream.write_all(piece).unwrap();
+        stream.write_all(b"\r\n").unwrap();
+    }
+    stream.write_all(b"0\r\n\r\n").unwrap();
 }
 
 /// An engine with one container `c1` that writes to both streams and exits with `code`.

@@ -155,21 +155,6 @@ pub fn json(stream: &mut UnixStream, status: u16, body: &str) {
     stream.write_all(body.as_bytes()).unwrap();
 }
 
-/// Answers with JSON in chunks of a few bytes.
-pub fn chunked(stream: &mut UnixStream, body: &str) {
-    stream
-        .write_all(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n")
-        .unwrap();
-    for piece in body.as_bytes().chunks(7) {
-        stream
-            .write_all(format!("{:x}\r\n", piece.len()).as_bytes())
-            .unwrap();
-        stream.write_all(piece).unwrap();
-        stream.write_all(b"\r\n").unwrap();
-    }
-    stream.write_all(b"0\r\n\r\n").unwrap();
-}
-
 /// Takes the connection over, and writes frames to it.
 pub fn upgrade(stream: &mut UnixStream, frames: &[(u8, &[u8])]) {
     let head = "HTTP/1.1 101 UPGRADED\r\nContent-Type: application/vnd.docker.raw-stream\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n";
