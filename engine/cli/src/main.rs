@@ -10,6 +10,8 @@ mod commands;
 mod error;
 mod format;
 mod output;
+#[cfg(test)]
+mod properties;
 mod session;
 mod stream;
 mod tty;

@@ -159,9 +159,10 @@ pub fn parse_size(text: &str) -> Result<i64, String> {
     let power = match suffix.as_str() {
         "" | "b" => 0,
         _ => {
-            let (first, rest) = suffix.split_at(1);
+            let bad_suffix = || format!("invalid suffix: '{suffix}'");
+            let (first, rest) = suffix.split_at_checked(1).ok_or_else(bad_suffix)?;
             if !matches!(rest, "" | "b" | "ib") {
-                return Err(format!("invalid suffix: '{suffix}'"));
+                return Err(bad_suffix());
             }
             match first {
                 "k" => 1,
@@ -169,7 +170,7 @@ pub fn parse_size(text: &str) -> Result<i64, String> {
                 "g" => 3,
                 "t" => 4,
                 "p" => 5,
-                _ => return Err(format!("invalid suffix: '{suffix}'")),
+                _ => return Err(bad_suffix()),
             }
         }
     };
