@@ -345,3 +345,17 @@ fn an_old_engine_is_spoken_to_in_its_version() {
     let (_, out, _) = shown(&engine.kelson(&["version", "-f", "{{.Client.ApiVersion}} {{.Server.Version}}"]));
     assert_eq!(out, "1.41 20.10\n");
 }
+
+/// Captured from docker 28.2.2 without a terminal, with its name replaced by ours.
+#[test]
+fn help_is_laid_out_as_dockers() {
+    for (verb, expected) in [
+        ("exec", include_str!("data/help-exec.txt")),
+        ("logs", include_str!("data/help-logs.txt")),
+        ("ps", include_str!("data/help-ps.txt")),
+        ("rm", include_str!("data/help-rm.txt")),
+    ] {
+        let (code, out, err) = shown(&command(&[verb, "--help"]).output().unwrap());
+        assert_eq!((code, out.as_str(), err.as_str()), (0, expected, ""));
+    }
+}
