@@ -137,6 +137,39 @@ impl StdError for Error {
     }
 }
 
+impl From<kelson_images::Error> for Error {
+    fn from(e: kelson_images::Error) -> Self {
+        use kelson_images::Kind as Theirs;
+        let kind = match e.kind() {
+            Theirs::NotFound => Kind::NotFound,
+            Theirs::Conflict => Kind::Conflict,
+            Theirs::Invalid => Kind::Invalid,
+            Theirs::Unsupported => Kind::Unsupported,
+            Theirs::Denied => Kind::Denied,
+            Theirs::Unavailable => Kind::Unavailable,
+            _ => Kind::Internal,
+        };
+        // Its sentence is whole, and becomes ours.
+        Self::new(kind, e.to_string())
+    }
+}
+
+impl From<kelson_network::Error> for Error {
+    fn from(e: kelson_network::Error) -> Self {
+        use kelson_network::Kind as Theirs;
+        let kind = match e.kind() {
+            Theirs::NotFound => Kind::NotFound,
+            Theirs::Conflict => Kind::Conflict,
+            Theirs::Invalid => Kind::Invalid,
+            Theirs::Unsupported => Kind::Unsupported,
+            Theirs::Denied => Kind::Denied,
+            Theirs::Unavailable => Kind::Unavailable,
+            Theirs::Internal => Kind::Internal,
+        };
+        Self::new(kind, e.to_string())
+    }
+}
+
 /// Adds what was being done to a foreign error.
 pub(crate) trait Doing<T> {
     /// Kind is `Internal`, but for I/O errors whose meaning is plain.

@@ -3,10 +3,21 @@
 //! [`Engine`] is the one entrance. Inside, imports point downward: `containers` uses `tasks` (the shim's client), `volumes`,
 //! `store` and `events`; none of those knows a container. `inspect` and `list` read snapshots in memory and never wait.
 
+mod clock;
 mod config;
+mod containers;
 mod engine;
 mod error;
+mod events;
+mod info;
+mod names;
+mod networks;
+mod seccomp;
+mod spec;
+mod store;
+mod tasks;
 mod types;
+mod volumes;
 
 pub use config::{EngineConfig, NetworkSettings, RuntimeEntry};
 pub use engine::Engine;

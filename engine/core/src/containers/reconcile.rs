@@ -1,0 +1,277 @@
+//! At the daemon's start: what runs is taken over, what ended meanwhile is told, what a crash left is removed. Nothing that
+//! runs is disturbed. Each container's own lock is held for its part, so a call waits for that container only.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use kelson_network::LiveEndpoint;
+use kelson_shim_proto::task::Status as ShimStatus;
+use tokio::sync::OwnedMutexGuard;
+
+use super::container::Container;
+use super::modes::RestartPolicy;
+use super::record::{Record, State, Status};
+use super::{monitor, remove, restart, start};
+use crate::clock;
+use crate::engine::{Inner, blocking};
+use crate::error::{Doing, Result};
+use crate::store;
+use crate::tasks::{Exit, Task, TaskRecord};
+
+/// Reads all container records. One that cannot be read is reported and left alone.
+pub(crate) fn load(inner: &Inner) -> Result<()> {
+    let dir = inner.roots.containers();
+    let doing = || format!("read {}", dir.display());
+    for entry in std::fs::read_dir(&dir).doing(doing)? {
+        let path = entry.doing(doing)?.path();
+        let record = match Record::load(&path) {
+            Ok(Some(record)) => record,
+            Ok(None) => {
+                // No record was written, or it is gone already: nothing refers to what is here.
+                if let Err(e) = store::remove_tree(&path) {
+                    tracing::warn!(error = %e, "remove what a crash left");
+                }
+                continue;
+            }
+            Err(e) => {
+                tracing::error!(error = %e, "a container's record is of no use");
+                inner.keep_snapshot(&path);
+                continue;
+            }
+        };
+        let state = State::load(&path).unwrap_or_else(|e| {
+            tracing::error!(container = %record.id, error = %e, "a container's state is of no use");
+            Some(State {
+                status: Status::Exited,
+                exit_code: 255,
+                ..State::default()
+            })
+        });
+        if inner.containers.reserve(&record.name, &record.id).is_err() {
+            tracing::error!(container = %record.id, name = %record.name, "two containers have this name");
+        }
+        inner
+            .containers
+            .insert(Arc::new(Container::new(record, state.unwrap_or_default(), path)));
+    }
+    Ok(())
+}
+
+/// Takes over, in the background but for what must come first: the network must know who is alive before anybody starts.
+pub(crate) async fn run(inner: &Arc<Inner>) -> Result<()> {
+    let (records, broken) = TaskRecord::load_all(&inner.roots)?;
+    for id in broken {
+        let _ = store::remove_file(&inner.roots.tasks().join(format!("{id}.json")));
+    }
+    let mut tasks: HashMap<String, TaskRecord> = records.into_iter().map(|r| (r.id.clone(), r)).collect();
+    let mut held: Vec<(Arc<Container>, OwnedMutexGuard<()>, Option<TaskRecord>)> = Vec::new();
+    let mut live = Vec::new();
+    for container in inner.containers.all() {
+        let task = tasks.remove(&container.id);
+        let state = container.state();
+        if let (Some(record), Some(endpoint)) = (&task, &state.endpoint)
+            && record.is_alive(&inner.roots)
+        {
+            live.push(LiveEndpoint {
+                endpoint: endpoint.clone(),
+                ports: state.ports.clone(),
+            });
+        }
+        if let Some(lock) = container.try_lock() {
+            held.push((container, lock, task));
+        }
+    }
+    if let Ok(network) = inner.network() {
+        let network = network.clone();
+        let report = blocking("reconcile the network", move || Ok(network.reconcile(&live)?)).await;
+        match report {
+            Ok(report) => {
+                for id in report.without_link {
+                    tracing::warn!(container = %id, "a running container has lost its network link");
+                }
+            }
+            // The host's network may be broken; containers can still be listed, stopped and removed.
+            Err(e) => tracing::error!(error = %e, "reconcile the network"),
+        }
+    }
+    // Shims without a container: created by a start whose container is gone.
+    for (_, orphan) in tasks {
+        let inner = inner.clone();
+        tokio::spawn(async move {
+            if let Err(e) = Task::destroy(&orphan, &inner.roots).await {
+                tracing::warn!(container = %orphan.id, error = %e, "remove an orphaned shim");
+            }
+        });
+    }
+    for (container, lock, task) in held {
+        tokio::spawn(one(inner.clone(), container, lock, task));
+    }
+    // Looked up now, before anybody can create: what is being made has no record yet.
+    let (snapshots, bundles) = (orphaned_snapshots(inner), orphaned_bundles(inner));
+    tokio::spawn(remove_orphans(inner.clone(), snapshots, bundles));
+    Ok(())
+}
+
+async fn one(
+    inner: Arc<Inner>,
+    container: Arc<Container>,
+    lock: OwnedMutexGuard<()>,
+    task: Option<TaskRecord>,
+) {
+    match container.status() {
+        Status::Removing => {
+            if let Some(task) = &task {
+                let _ = Task::destroy(task, &inner.roots).await;
+            }
+            if let Err(e) = remove::locked(&inner, &container, container.record().host.auto_remove).await {
+                tracing::warn!(container = %container.id, error = %e, "finish a removal");
+            }
+            return;
+        }
+        Status::Running | Status::Paused => match task {
+            Some(task) if task.is_alive(&inner.roots) => {
+                if take_over(&inner, &container, &task).await {
+                    return;
+                }
+                lost(&inner, &container, Some(task)).await;
+            }
+            task => lost(&inner, &container, task).await,
+        },
+        _ => {
+            // A start that was cut short: it has to be begun again.
+            if let Some(task) = task {
+                if let Err(e) = Task::destroy(&task, &inner.roots).await {
+                    tracing::warn!(container = %container.id, error = %e, "undo a start");
+                }
+                container.update(|s| {
+                    s.endpoint = None;
+                    s.ports.clear();
+                    s.endpoint_id.clear();
+                });
+            }
+        }
+    }
+    drop(lock);
+    by_policy(&inner, &container).await;
+}
+
+/// Connects to the shim of a running container; false when there is no such container in it any more.
+async fn take_over(inner: &Arc<Inner>, container: &Arc<Container>, record: &TaskRecord) -> bool {
+    let connected = match Task::connect(record.clone(), &inner.roots).await {
+        Ok(task) => task.state("").await.map(|state| (task, state)),
+        Err(e) => Err(e),
+    };
+    let (task, state) = match connected {
+        Ok(found) => found,
+        Err(e) => {
+            tracing::warn!(container = %container.id, error = %e, "take over a running container");
+            return false;
+        }
+    };
+    let status = match state.status {
+        ShimStatus::RUNNING => Status::Running,
+        ShimStatus::PAUSED | ShimStatus::PAUSING => Status::Paused,
+        // Ended, and the shim still has the answer: the monitor fetches it.
+        ShimStatus::STOPPED => Status::Running,
+        _ => return false,
+    };
+    container.go_live(task.clone());
+    container.update(|s| {
+        s.status = status;
+        if state.pid > 0 {
+            s.pid = state.pid;
+        }
+    });
+    tokio::spawn(monitor::watch(inner.clone(), container.clone(), task, None));
+    true
+}
+
+/// A container that ran when the daemon ended and does not any more.
+async fn lost(inner: &Arc<Inner>, container: &Arc<Container>, task: Option<TaskRecord>) {
+    let exit = monitor::read_exit(container);
+    if let Some(task) = task {
+        let result = match &exit {
+            Some(_) if !task.is_alive(&inner.roots) => task.forget(&inner.roots),
+            _ => Task::destroy(&task, &inner.roots).await,
+        };
+        if let Err(e) = result {
+            tracing::warn!(container = %container.id, error = %e, "clean up after a container");
+        }
+    }
+    start::disconnect(inner, container).await;
+    // Without a record the machine went down, or the shim was killed.
+    let exit = exit.unwrap_or_else(|| Exit {
+        status: 255,
+        at: clock::now(),
+        oom_killed: false,
+    });
+    // The policy is applied below, once, as for any container that does not run.
+    container.no_restart(true);
+    monitor::ended(inner, container, exit, None);
+}
+
+/// The restart policy at the daemon's start.
+async fn by_policy(inner: &Arc<Inner>, container: &Arc<Container>) {
+    let state = container.state();
+    let Ok(policy) = RestartPolicy::parse(&container.record().host) else {
+        return;
+    };
+    let waiting = state.status == Status::Restarting;
+    let ran = state.status == Status::Exited && clock::parse(&state.started_at).is_some();
+    let wanted = restart::at_start(
+        policy,
+        state.exit_code,
+        state.restart_count,
+        state.manually_stopped,
+    );
+    if waiting && !wanted {
+        container.update(|s| s.status = Status::Exited);
+    }
+    if !(waiting || ran) || !wanted {
+        return;
+    }
+    let Ok(_operation) = container.lock().await else {
+        return;
+    };
+    if matches!(container.status(), Status::Restarting | Status::Exited)
+        && let Err(e) = start::locked(inner, container, None).await
+    {
+        tracing::warn!(container = %container.id, error = %e, "start by the restart policy");
+    }
+}
+
+async fn remove_orphans(inner: Arc<Inner>, snapshots: Vec<String>, bundles: Vec<PathBuf>) {
+    for id in snapshots {
+        if let Err(e) = inner.images.remove_snapshot(&id).await {
+            tracing::warn!(container = %id, error = %e, "remove an orphaned snapshot");
+        }
+    }
+    for path in bundles {
+        if let Err(e) = store::remove_tree(&path) {
+            tracing::warn!(error = %e, "remove an orphaned bundle");
+        }
+    }
+}
+
+fn orphaned_snapshots(inner: &Inner) -> Vec<String> {
+    let kept = inner.kept_snapshots();
+    let mut ids = inner.images.snapshot_containers();
+    ids.retain(|id| !inner.containers.contains(id) && !kept.contains(id));
+    ids
+}
+
+fn orphaned_bundles(inner: &Inner) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(inner.roots.bundles())
+        .into_iter()
+        .flatten()
+        .flatten();
+    entries
+        .filter(|e| {
+            e.file_name()
+                .to_str()
+                .is_some_and(|id| !inner.containers.contains(id))
+        })
+        .map(|e| e.path())
+        .collect()
+}
