@@ -99,6 +99,16 @@ impl Client {
         }
     }
 
+    /// A second client of the same engine, for another thread. It need not ask for the version.
+    pub fn sibling(&self) -> anyhow::Result<Client> {
+        let version = OnceCell::from(self.version()?.to_owned());
+        Ok(Client {
+            endpoint: self.endpoint.clone(),
+            may_start: self.may_start,
+            version,
+        })
+    }
+
     /// Where the engine is.
     pub fn endpoint(&self) -> &Endpoint {
         &self.endpoint

@@ -132,13 +132,13 @@ fn foreground(
         .send()?
         .body();
 
-    let _raw = if config.tty && config.attach_stdin {
+    let raw = if config.tty && config.attach_stdin {
         RawMode::enter()?
     } else {
         None
     };
     if let Err(error) = start(session, id) {
-        drop(_raw);
+        drop(raw);
         if parsed.on("rm") {
             await_removal(exit);
         }
@@ -157,7 +157,7 @@ fn foreground(
             return Ok(0);
         }
     }
-    // With a terminal the keys still go nowhere until it is restored; the exit is not far.
+    drop(raw);
     exit_code(&mut exit)
 }
 

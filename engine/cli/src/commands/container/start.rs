@@ -88,8 +88,9 @@ fn attached(session: &Session, parsed: &Parsed, container: &str) -> anyhow::Resu
         .query("condition", condition)
         .send()?
         .body();
-    let _raw = if tty && stdin { RawMode::enter()? } else { None };
+    let raw = if tty && stdin { RawMode::enter()? } else { None };
     if let Err(error) = client.post(path(&id, "/start")).send() {
+        drop(raw);
         let code = start_code(&error);
         // Docker's `start` knows 1 for what its `run` calls 125.
         return Err(Failure::error(
@@ -100,14 +101,16 @@ fn attached(session: &Session, parsed: &Parsed, container: &str) -> anyhow::Resu
     if tty {
         terminal::resize(client, &object);
     }
-    match stream::exchange(
+    let end = stream::exchange(
         hijacked,
         &Plan {
             stdin,
             tty,
             detach_keys: keys,
         },
-    )? {
+    )?;
+    drop(raw);
+    match end {
         End::Detached => Ok(0),
         End::Closed => exit_code(&mut exit),
     }

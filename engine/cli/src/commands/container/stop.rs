@@ -1,8 +1,16 @@
 //! `stop`.
 
+use std::collections::HashMap;
+use std::thread;
+
+use anyhow::anyhow;
+
 use super::{each, path};
 use crate::argv::{Arity, Command, Flag, Parsed, int, value};
 use crate::session::Session;
+
+/// How many requests are under way at a time, as with docker.
+const AT_ONCE: usize = 50;
 
 /// The flags of `stop` and `restart`.
 pub const FLAGS: &[Flag] = &[
@@ -22,36 +30,31 @@ pub static COMMAND: Command = Command {
     run,
 };
 
-/// Sends `stop` or `restart` to every container at once: their graces run side by side.
+/// Sends `stop` or `restart` to many containers at once: their graces run side by side.
 pub fn all(session: &Session, parsed: &Parsed, verb: &str) -> anyhow::Result<u8> {
-    // The version first, so that the threads need not ask for it.
-    session.client.version()?;
     let timeout = parsed.text("timeout").or_else(|| parsed.text("time"));
-    let mut results = std::collections::HashMap::new();
-    let (endpoint, version) = (session.client.endpoint(), session.client.version()?);
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = parsed
-            .args
-            .iter()
-            .map(|container| {
-                let thread = scope.spawn(move || {
-                    let client =
-                        crate::client::Client::new(endpoint.clone(), false, Some(version.to_owned()));
-                    let post = client
-                        .post(path(container, verb))
-                        .maybe("signal", parsed.text("signal"));
-                    post.maybe("t", timeout).send().map(drop)
-                });
-                (container.clone(), thread)
-            })
-            .collect();
-        for (container, thread) in threads {
-            let result = thread
-                .join()
-                .unwrap_or_else(|_| Err(anyhow::anyhow!("the request failed")));
-            results.entry(container).or_insert(result);
-        }
-    });
+    let mut results = HashMap::new();
+    for some in parsed.args.chunks(AT_ONCE) {
+        thread::scope(|scope| -> anyhow::Result<()> {
+            let mut threads = Vec::new();
+            for container in some {
+                let client = session.client.sibling()?;
+                let stop = move || {
+                    let post = client.post(path(container, verb));
+                    let post = post.maybe("signal", parsed.text("signal")).maybe("t", timeout);
+                    post.send().map(drop)
+                };
+                threads.push((container.clone(), scope.spawn(stop)));
+            }
+            for (container, thread) in threads {
+                let result = thread
+                    .join()
+                    .unwrap_or_else(|_| Err(anyhow!("the request failed")));
+                results.insert(container, result);
+            }
+            Ok(())
+        })?;
+    }
     each(parsed, |container| results.remove(container).unwrap_or(Ok(())))
 }
 

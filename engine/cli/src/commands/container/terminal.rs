@@ -5,7 +5,7 @@ use nix::sys::signal::Signal;
 
 use super::path;
 use crate::argv::Parsed;
-use crate::client::{Client, Endpoint};
+use crate::client::Client;
 use crate::error::Failure;
 use crate::output;
 use crate::session::Session;
@@ -45,12 +45,6 @@ pub fn resize(client: &Client, object: &str) {
     }
 }
 
-/// A second client for a thread; the version is known by then.
-fn another(client: &Client) -> anyhow::Result<Client> {
-    let endpoint: Endpoint = client.endpoint().clone();
-    Ok(Client::new(endpoint, false, Some(client.version()?.to_owned())))
-}
-
 /// Follows our terminal's size with `object`'s, or passes signals on to the container.
 ///
 /// With a terminal the keys reach the container as bytes, so only the size is followed.
@@ -62,11 +56,11 @@ pub fn follow(
     proxy: bool,
 ) -> anyhow::Result<()> {
     if with_tty && tty::stdout_is_terminal() {
-        let (client, object) = (another(client)?, object.to_owned());
+        let (client, object) = (client.sibling()?, object.to_owned());
         return tty::watch(&[Signal::SIGWINCH], move |_| resize(&client, &object));
     }
     if proxy && !with_tty {
-        let (client, target) = (another(client)?, path(container, "/kill"));
+        let (client, target) = (client.sibling()?, path(container, "/kill"));
         let mut interruptions = 0;
         return tty::watch(tty::PROXIED, move |signal| {
             if matches!(signal, Signal::SIGINT | Signal::SIGTERM) {
