@@ -109,11 +109,6 @@ impl Client {
         })
     }
 
-    /// Where the engine is.
-    pub fn endpoint(&self) -> &Endpoint {
-        &self.endpoint
-    }
-
     /// The version used in requests: ours, or what an older engine offers.
     pub fn version(&self) -> anyhow::Result<&str> {
         if let Some(version) = self.version.get() {
