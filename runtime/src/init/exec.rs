@@ -73,6 +73,8 @@ pub fn start(plan: &Plan, joiner: &Joiner) -> Result<(Pid, OwnedFd)> {
     );
     let Spawned { pid, pidfd } =
         spawned.map_err(|e| e.into_error("make a process in the container".into()))?;
+    // The end of the stream is seen only once nobody here holds the child's end.
+    drop(theirs);
     let channel: Channel = ours
         .take()
         .ok_or_else(|| Error::new(Kind::Internal, "no channel"))?;
