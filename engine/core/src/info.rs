@@ -8,7 +8,7 @@ use kelson_api::{
 
 use crate::clock;
 use crate::containers::record::Status;
-use crate::engine::Inner;
+use crate::inner::Inner;
 
 /// The facts core knows. The server adds its own.
 pub(crate) fn collect(inner: &Inner) -> SystemInfo {

@@ -10,6 +10,7 @@ mod engine;
 mod error;
 mod events;
 mod info;
+mod inner;
 mod names;
 mod networks;
 mod seccomp;

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock;
 use crate::containers::inspect::network_name;
-use crate::engine::Inner;
 use crate::error::{Error, Result};
+use crate::inner::Inner;
 use crate::names;
 use crate::store::{self, Durability, FORMAT};
 

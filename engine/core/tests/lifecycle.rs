@@ -1,5 +1,8 @@
 //! Containers driven through the engine's public calls, with the real shim and runtime, and nothing left afterwards.
 
+// Helpers outside of test functions may do what tests may.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
 mod support;
 
 use futures_util::StreamExt;

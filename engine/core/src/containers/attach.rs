@@ -11,8 +11,8 @@ use tokio::sync::oneshot;
 use super::container::{Container, Pending};
 use super::logs;
 use super::record::Status;
-use crate::engine::Inner;
 use crate::error::{Error, Result};
+use crate::inner::Inner;
 use crate::tasks::{AttachConnection, AttachRequest, frames};
 use crate::types::{AttachOptions, Attached, FrameStream, LogOptions};
 

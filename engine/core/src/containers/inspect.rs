@@ -11,8 +11,8 @@ use super::container::{Container, Snapshot};
 use super::launch;
 use super::modes::NetworkMode;
 use super::record::{MountKind, Record, State, Status};
-use crate::engine::Inner;
 use crate::error::Result;
+use crate::inner::Inner;
 
 pub(crate) async fn run(inner: &Arc<Inner>, name: &str, size: bool) -> Result<ContainerInspect> {
     let container = inner.containers.find(name)?;

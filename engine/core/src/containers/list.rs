@@ -8,8 +8,8 @@ use super::container::{Container, Snapshot};
 use super::inspect;
 use super::record::{Record, State, Status};
 use crate::clock;
-use crate::engine::Inner;
 use crate::error::{Error, Result};
+use crate::inner::Inner;
 use crate::types::{ListOptions, Nanos};
 
 const FILTERS: [&str; 16] = [

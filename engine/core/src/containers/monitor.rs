@@ -10,7 +10,7 @@ use super::modes::RestartPolicy;
 use super::record::Status;
 use super::{remove, restart, start};
 use crate::clock;
-use crate::engine::Inner;
+use crate::inner::Inner;
 use crate::store;
 use crate::tasks::{Exit, Task};
 

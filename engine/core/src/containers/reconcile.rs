@@ -14,8 +14,8 @@ use super::modes::RestartPolicy;
 use super::record::{Record, State, Status};
 use super::{monitor, remove, restart, start};
 use crate::clock;
-use crate::engine::{Inner, blocking};
 use crate::error::{Doing, Result};
+use crate::inner::{Inner, blocking};
 use crate::store;
 use crate::tasks::{Exit, Task, TaskRecord};
 

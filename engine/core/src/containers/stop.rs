@@ -8,8 +8,8 @@ use super::container::Container;
 use super::modes::parse_signal;
 use super::record::Status;
 use super::start;
-use crate::engine::Inner;
 use crate::error::{Error, Kind, Result};
+use crate::inner::Inner;
 use crate::types::StopOptions;
 
 const SIGKILL: u32 = 9;

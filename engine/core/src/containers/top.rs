@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use kelson_api::TopResponse;
 
-use crate::engine::Inner;
 use crate::error::{Doing, Error, Result};
+use crate::inner::Inner;
 
 const PS: Duration = Duration::from_secs(10);
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::container::Life;
-use crate::engine::Inner;
 use crate::error::Result;
+use crate::inner::Inner;
 use crate::types::{WaitCondition, WaitOutcome, Waiting};
 
 pub(crate) fn run(inner: &Arc<Inner>, name: &str, condition: WaitCondition) -> Result<Waiting> {

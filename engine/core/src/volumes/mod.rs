@@ -320,7 +320,7 @@ mod tests {
         let unused = |_: &str| 0;
         assert_eq!(
             v.prunable(&Filters::default(), &unused).unwrap(),
-            [anonymous.clone()]
+            [anonymous.as_str()]
         );
         let all = Filters::parse(r#"{"all":["true"]}"#).unwrap();
         assert_eq!(v.prunable(&all, &unused).unwrap().len(), 2);

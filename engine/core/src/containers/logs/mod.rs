@@ -19,8 +19,8 @@ use tokio::sync::mpsc;
 
 use super::container::Container;
 use super::launch;
-use crate::engine::Inner;
 use crate::error::{Doing, Error, Result};
+use crate::inner::Inner;
 use crate::types::{Frame, FrameStream, LogOptions, Logs, Nanos};
 use follow::Follow;
 
