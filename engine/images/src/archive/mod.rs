@@ -2,5 +2,6 @@
 
 pub(crate) mod changes;
 pub(crate) mod layout;
+pub(crate) mod save;
 pub(crate) mod spool;
 pub(crate) mod tar;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, RwLock, Weak};
 use tokio::sync::{Notify, Semaphore};
 
 use super::flight::Flights;
-use super::state::{Entry, ImageRecord, RefRecord, State};
+use super::state::{BlobRef, Entry, ImageRecord, RefRecord, State};
 use crate::config::ImagesConfig;
 use crate::content::Content;
 use crate::digest::{Digest, ImageId};
@@ -141,7 +141,7 @@ impl Inner {
 
     /// Unpacks again what a power cut took from images that still have their blobs. Rare, so it may take its time here.
     fn restore_layers(self: &Arc<Self>) {
-        let missing: Vec<super::BlobRef> = {
+        let missing: Vec<BlobRef> = {
             let state = self.state();
             let all = state.images.values().flat_map(|entry| &entry.record.layers);
             all.filter(|l| !state.layers.contains_key(&l.diff_id))
@@ -186,8 +186,28 @@ impl Inner {
             .sum()
     }
 
-    /// Makes an image known: its record first, then the map.
+    /// The blob an image's layer has on the disk: its own, or the one another image brought the same content in. A record must
+    /// name the latter, or it would go with that image.
+    fn blob_on_disk(&self, layer: BlobRef) -> BlobRef {
+        if self.content.size(&layer.blob).is_some() {
+            return layer;
+        }
+        let twin = self.state().layers.get(&layer.diff_id).cloned();
+        match twin.filter(|l| self.content.size(&l.blob) == Some(l.blob_size)) {
+            Some(l) => BlobRef {
+                diff_id: l.diff_id,
+                blob: l.blob,
+                size: l.blob_size,
+                media_type: l.media_type,
+            },
+            None => layer,
+        }
+    }
+
+    /// Makes an image known: its record first, then the map. The caller has the writer's turn.
     pub fn store_image(&self, record: ImageRecord, config: &[u8]) -> Result<Entry> {
+        let layers = record.layers.into_iter().map(|l| self.blob_on_disk(l)).collect();
+        let record = ImageRecord { layers, ..record };
         let (config, raw) = parse_config(config)?;
         let layers = layers_of(&config)?;
         let data = ImageData {

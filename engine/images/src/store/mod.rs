@@ -4,6 +4,7 @@ mod flight;
 mod inner;
 mod load;
 mod pull;
+mod save;
 mod state;
 
 use std::collections::BTreeSet;
@@ -12,7 +13,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use kelson_formats::Reference;
-use tokio::io::AsyncRead;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::config::{ImagesConfig, Platform, PullOptions};
 use crate::digest::{Digest, ImageId};
@@ -151,6 +152,15 @@ impl Images {
             }
         }
         Ok(loaded)
+    }
+
+    /// Writes images as `docker save` does: one tar that is an OCI layout and docker's archive at once. The same images give the
+    /// same bytes.
+    ///
+    /// # Errors
+    /// As [`Images::resolve`]; `Internal` when the receiver refuses.
+    pub async fn save(&self, names: &[String], out: impl AsyncWrite + Send + Unpin + 'static) -> Result<()> {
+        save::save(&self.inner, names, out).await
     }
 
     /// Makes an image of one layer from a root file system's tar, plain or compressed.
