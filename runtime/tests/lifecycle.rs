@@ -1,4 +1,5 @@
 //! The verbs, against the real kernel.
+#![allow(clippy::unwrap_used)] // helpers of tests are tests
 
 mod common;
 

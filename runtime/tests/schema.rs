@@ -1,5 +1,6 @@
 //! `spec`, `features` and `state` against the specification's JSON schemas, with a validator for the part of the
 //! language that they use.
+#![allow(clippy::unwrap_used)] // helpers of tests are tests
 
 mod common;
 

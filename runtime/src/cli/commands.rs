@@ -10,6 +10,7 @@ use crate::config::Process;
 use crate::container::launch::{Console, Options, Plan, plan};
 use crate::container::{exec as containers, foreground, lifecycle};
 use crate::error::{Doing, Error, Kind, Result};
+use crate::process::seal;
 use crate::terminal;
 
 /// runc's prefix, which users of engines know.
@@ -24,6 +25,18 @@ fn failed(command: &str, code: u8, error: Error) -> Outcome {
 /// executable through it before it executes.
 fn protect() -> Result<()> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable).doing(|| "become undumpable")
+}
+
+/// In a new pid namespace there is nobody yet who could reach for the executable; in any other there may be.
+fn seal_for(plan: &Plan) -> Result<()> {
+    if plan
+        .namespaces
+        .creates(oci_spec::runtime::LinuxNamespaceType::Pid)
+    {
+        Ok(())
+    } else {
+        seal::ensure()
+    }
 }
 
 fn check_cgroup_driver(context: &Context) -> Result<()> {
@@ -54,6 +67,7 @@ pub(super) fn create(context: &Context, args: &args::Create) -> Outcome {
         protect()?;
         let options = options(&args.common);
         let plan = plan(&context.store, &context.log, &options, Console::Detached)?;
+        seal_for(&plan)?;
         lifecycle::prepare(&context.store, &plan, &options, true)?.created();
         Ok(())
     };
@@ -171,6 +185,7 @@ pub(super) fn exec(context: &Context, args: args::Exec) -> Outcome {
 }
 
 fn exec_in(context: &Context, args: args::Exec) -> Result<u8> {
+    seal::ensure()?;
     protect()?;
     let detach = args.detach;
     let options = containers::Options {

@@ -170,6 +170,7 @@ fn staged(
     let channel = ours
         .take()
         .ok_or_else(|| Error::new(Kind::Internal, "no channel"))?;
+    drop(theirs);
     let first = channel.receive();
     // It has nothing left to do; the container's process is our own child.
     reap(between)?;

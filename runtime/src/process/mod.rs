@@ -5,4 +5,5 @@ pub mod command;
 pub mod credentials;
 pub mod keyring;
 pub mod rlimits;
+pub mod seal;
 pub mod stat;

@@ -11,6 +11,7 @@ pub mod keyring;
 pub mod malloc;
 pub mod mount;
 pub mod net;
+pub mod pidfd;
 pub mod seccomp;
 pub mod signals;
 pub mod spawn;

@@ -1,13 +1,26 @@
 //! Signal dispositions of a process about to execute something else.
 
-/// Sets every signal to its default action, errors ignored: two cannot be changed, some belong to libc.
+/// Sets every signal to its default action, errors ignored: two cannot be changed.
 ///
-/// Ignored signals are inherited over execve, and Rust ignores SIGPIPE from the start.
+/// Ignored signals are inherited over execve: Rust ignores SIGPIPE from the start, and callers may leave any,
+/// including the two that libc keeps for itself and whose change it refuses. Hence the bare system call.
 pub fn default_all() {
     /// `_NSIG` on every architecture we build for
     const LAST: libc::c_int = 64;
+    /// Longer than the kernel's struct sigaction anywhere. Zeroes mean SIG_DFL, no flags, an empty mask.
+    static DEFAULT: [u64; 8] = [0; 8];
     for signal in 1..=LAST {
-        // SAFETY: SIG_DFL installs no handler, so no function of ours can be called through it.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        // SAFETY: the kernel reads a struct sigaction from the buffer, which is longer, and writes nothing as the
+        // old action's pointer is null; SIG_DFL installs no handler, so no code can be reached through it. Eight is
+        // the size of the kernel's signal set.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                DEFAULT.as_ptr(),
+                std::ptr::null_mut::<libc::c_void>(),
+                8usize,
+            )
+        };
     }
 }

@@ -1,5 +1,5 @@
 //! Bundles with a busybox root filesystem, and the runtime under test.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used, clippy::print_stderr)]
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
