@@ -174,7 +174,14 @@ fn port_matches(wanted: &str, port: u16, proto: &str) -> bool {
 
 fn summarize(inner: &Inner, record: &Record, state: &State) -> ContainerSummary {
     let mut command = vec![record.path.clone()];
-    command.extend(record.args.iter().cloned());
+    // As docker shows it: an argument with a blank stands in quotes.
+    command.extend(record.args.iter().map(|arg| {
+        if arg.contains(' ') {
+            format!("'{arg}'")
+        } else {
+            arg.clone()
+        }
+    }));
     ContainerSummary {
         id: record.id.clone(),
         names: vec![format!("/{}", record.name)],
