@@ -106,7 +106,7 @@ fn check(root: &Path) {
 
 #[test]
 fn killed_at_any_moment() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = common::Dir::new();
     let seed = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap()

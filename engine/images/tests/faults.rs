@@ -597,7 +597,7 @@ async fn a_mirror_serves_docker_hub() {
     let served = image.clone();
     let broken = Server::start(|request| (request.path == "/v2/").then(|| Answer::new(200, "")));
     let mirror = Server::start(move |request| served.answer(request));
-    let dir = tempfile::tempdir().unwrap();
+    let dir = common::Dir::new();
     let config = ImagesConfig {
         registry_mirrors: vec![
             format!("http://{}", broken.address),

@@ -12,20 +12,45 @@ use std::time::{Duration, Instant};
 use kelson_images::{Digest, Images, ImagesConfig};
 use serde_json::json;
 
+/// A directory that goes with the test, even while a store's background flush still writes a record into it.
+pub struct Dir(PathBuf);
+
+impl Dir {
+    pub fn new() -> Self {
+        Self(
+            tempfile::Builder::new()
+                .prefix("kelson-images-")
+                .tempdir()
+                .unwrap()
+                .keep(),
+        )
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while std::fs::remove_dir_all(&self.0).is_err() && self.0.exists() && Instant::now() < deadline {
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+    }
+}
+
 /// A store in a directory of its own.
 pub struct Store {
-    pub dir: tempfile::TempDir,
     pub images: Images,
+    pub dir: Dir,
 }
 
 impl Store {
     pub fn new() -> Self {
-        let dir = tempfile::Builder::new()
-            .prefix("kelson-images-")
-            .tempdir()
-            .unwrap();
+        let dir = Dir::new();
         let images = Images::open(dir.path(), ImagesConfig::default()).unwrap();
-        Self { dir, images }
+        Self { images, dir }
     }
 
     /// The daemon, started again.
@@ -33,8 +58,8 @@ impl Store {
         drop(self.images);
         let images = Images::open(self.dir.path(), ImagesConfig::default()).unwrap();
         Self {
-            dir: self.dir,
             images,
+            dir: self.dir,
         }
     }
 
