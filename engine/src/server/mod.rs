@@ -60,7 +60,8 @@ async fn answer(app: Arc<App>, request: Request<Incoming>) -> Reply {
     let mut reply = match task.await {
         Ok(Ok(reply)) => reply,
         Ok(Err(error)) => {
-            if error.status.is_server_error() {
+            // 501 and 503 are answers, not accidents.
+            if error.status == StatusCode::INTERNAL_SERVER_ERROR {
                 tracing::error!(parent: &span, status = error.status.as_u16(), "{}", error.message);
             } else {
                 tracing::debug!(parent: &span, status = error.status.as_u16(), "{}", error.message);

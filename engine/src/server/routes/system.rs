@@ -43,6 +43,7 @@ pub async fn version(_call: Call) -> Result<Reply, ApiError> {
         ("Os".to_owned(), "linux".to_owned()),
         ("Arch".to_owned(), arch.clone()),
         ("KernelVersion".to_owned(), kernel.clone()),
+        ("Experimental".to_owned(), "false".to_owned()),
     ]);
     let engine = ComponentVersion {
         name: "Engine".to_owned(),
