@@ -490,6 +490,44 @@ async fn auto_remove_and_restart_policy() {
     place.finish(engine).await;
 }
 
+#[test]
+fn a_bad_record_costs_itself_only() {
+    let place = place!();
+    let runtime = || {
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap()
+    };
+    let first = runtime();
+    let (good, bad) = first.block_on(async {
+        let engine = place.engine().await;
+        let good = create(&engine, "good", script("true")).await;
+        (good, create(&engine, "bad", script("true")).await)
+    });
+    first.shutdown_timeout(std::time::Duration::from_secs(5));
+    let containers = place.config.data_root.join("containers");
+    std::fs::write(containers.join(&bad).join("record.json"), "{\"format\":1,").unwrap();
+    std::fs::write(containers.join(&good).join("state.json"), "").unwrap();
+    std::fs::create_dir(containers.join("half-made")).unwrap();
+    let second = runtime();
+    second.block_on(async {
+        let engine = place.open().await;
+        assert_eq!(list(&engine).await, [good.clone()]);
+        assert!(
+            containers.join(&bad).exists(),
+            "what cannot be read is left for a human"
+        );
+        assert!(!containers.join("half-made").exists());
+        // Its name is free again, its data is not touched.
+        create(&engine, "bad", script("true")).await;
+        assert_eq!(engine.images().snapshot_containers().len(), 3);
+        std::fs::remove_dir_all(containers.join(&bad)).unwrap();
+        place.finish(engine).await;
+    });
+}
+
 /// The engine goes away without a word and comes back, as after `kill -9`.
 #[test]
 fn a_daemon_that_dies_takes_nothing_along() {

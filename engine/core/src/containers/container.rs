@@ -140,6 +140,7 @@ impl Container {
         self.life.send_modify(|life| {
             life.has_process = state.status.has_process();
             life.restarting = state.status == Status::Restarting;
+            life.exit_code = state.exit_code;
         });
         state
     }
@@ -147,10 +148,7 @@ impl Container {
     /// Puts the end of a run into the state and tells those who wait for it.
     pub fn end_run(&self, change: impl FnOnce(&mut State)) -> Arc<State> {
         let state = self.update(change);
-        self.life.send_modify(|life| {
-            life.ended += 1;
-            life.exit_code = state.exit_code;
-        });
+        self.life.send_modify(|life| life.ended += 1);
         state
     }
 

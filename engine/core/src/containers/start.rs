@@ -368,8 +368,11 @@ async fn tear_down(inner: &Inner, task: &Task) {
 
 /// Undoes the network of a container that does not run.
 pub(crate) async fn disconnect(inner: &Arc<Inner>, container: &Arc<Container>) {
-    let (inner_, id) = (inner.clone(), container.id.clone());
     let had = container.state().endpoint.is_some();
+    if !had && !matches!(NetworkMode::of(&container.record()), Ok(NetworkMode::Bridge)) {
+        return;
+    }
+    let (inner_, id) = (inner.clone(), container.id.clone());
     let done = blocking("disconnect the network", move || match inner_.network() {
         Ok(network) => Ok(network.disconnect(&id)?),
         Err(e) if e.kind() == Kind::Unsupported => Ok(()),
