@@ -6,6 +6,7 @@ mod images;
 mod networks;
 mod pull;
 mod relay;
+mod save;
 mod stubs;
 mod system;
 mod times;
@@ -94,8 +95,8 @@ static ROUTES: &[Route] = table! {
 
     GET "/images/json" => images::list;
     GET "/images/search" => stubs::not_yet;
-    GET "/images/get" => stubs::not_yet;
-    GET "/images/{name...}/get" => stubs::not_yet;
+    GET "/images/get" => save::many;
+    GET "/images/{name...}/get" => save::one;
     GET "/images/{name...}/history" => images::history;
     GET "/images/{name...}/json" => images::inspect;
     POST "/images/create" => pull::create;

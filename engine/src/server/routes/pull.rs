@@ -140,7 +140,8 @@ pub async fn load(call: Call) -> Result<Reply, ApiError> {
     let upload = Upload::new(call.body);
     follow(move |lines| async move {
         let show = move |p: Progress| {
-            if !quiet {
+            // Lines without an id name the loaded images; those are written below, with docker's key for them.
+            if !quiet && p.id.is_some() {
                 lines.progress(&p);
             }
         };
