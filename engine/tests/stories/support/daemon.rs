@@ -63,7 +63,7 @@ impl Daemon {
             if let Some(status) = self.child.try_wait()? {
                 panic!("the daemon ended with {status}:\n{}", self.log());
             }
-            super::net::ping(&socket).map(Some)
+            super::net::ask(&socket).map(Some)
         });
         ready.unwrap_or_else(|error| panic!("{error:#}\n{}", self.log()));
     }

@@ -1,4 +1,4 @@
-//! Plain TCP with deadlines: an HTTP GET, a Redis command, the daemon's ping.
+//! Plain TCP with deadlines: an HTTP GET, a Redis command, a daemon's first answer.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -55,15 +55,15 @@ fn connect(address: SocketAddr) -> Result<TcpStream> {
     Ok(stream)
 }
 
-/// Docker's `GET /_ping` over a unix socket.
-pub fn ping(socket: &Path) -> Result<()> {
+/// Asks a daemon for its containers: the answer needs all of the daemon, and not just a listener.
+pub fn ask(socket: &Path) -> Result<()> {
     let mut stream =
         UnixStream::connect(socket).with_context(|| format!("connect to {}", socket.display()))?;
     stream.set_read_timeout(Some(LIMIT))?;
-    stream.write_all(b"GET /_ping HTTP/1.1\r\nHost: d\r\nConnection: close\r\n\r\n")?;
+    stream.write_all(b"GET /containers/json?all=1 HTTP/1.1\r\nHost: d\r\nConnection: close\r\n\r\n")?;
     let mut answer = String::new();
     stream.take(LONGEST).read_to_string(&mut answer)?;
-    ensure!(answer.starts_with("HTTP/1.1 200"), "ping: {answer:?}");
+    ensure!(answer.starts_with("HTTP/1.1 200"), "containers: {answer:?}");
     Ok(())
 }
 
