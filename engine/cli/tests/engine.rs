@@ -7,7 +7,7 @@ mod fake;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::process::{Output, Stdio};
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use fake::{Asked, Engine, command, json, upgrade};
@@ -358,4 +358,39 @@ fn help_is_laid_out_as_dockers() {
         let (code, out, err) = shown(&command(&[verb, "--help"]).output().unwrap());
         assert_eq!((code, out.as_str(), err.as_str()), (0, expected, ""));
     }
+}
+
+#[test]
+fn credentials_are_kept_and_sent_with_the_pull() {
+    let seen = Arc::new(Mutex::new(String::new()));
+    let fields = Arc::clone(&seen);
+    let engine = Engine::start(move |asked, stream| {
+        fields.lock().unwrap().clone_from(&asked.fields);
+        match asked.line.as_str() {
+            "POST /auth" => json(stream, 501, r#"{"message":"not here"}"#),
+            _ => json(stream, 200, "{\"status\":\"done\"}\n"),
+        }
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let config = ["--config", dir.path().to_str().unwrap()];
+    let login = ["login", "-u", "me", "--password-stdin", "registry.test:5000"];
+    let (code, out, err) = shown(&engine.kelson_with(&[&config[..], &login].concat(), "secret\n"));
+    assert_eq!(
+        (code, out.as_str()),
+        (0, "Credentials for registry.test:5000 stored\n")
+    );
+    assert!(
+        err.contains("cannot check credentials") && err.contains("unencrypted"),
+        "{err}"
+    );
+    let pull = ["pull", "registry.test:5000/x:1"];
+    assert_eq!(shown(&engine.kelson(&[&config[..], &pull].concat())).0, 0);
+    let fields = seen.lock().unwrap().clone();
+    // {"username":"me","password":"secret","serveraddress":"registry.test:5000"}
+    assert!(
+        fields.contains("x-registry-auth: eyj1c2vybmftzsi6im1liiw"),
+        "{fields}"
+    );
+    let (_, out, _) = shown(&engine.kelson(&[&config[..], &["logout", "registry.test:5000"]].concat()));
+    assert_eq!(out, "Removing login credentials for registry.test:5000\n");
 }

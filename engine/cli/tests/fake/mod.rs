@@ -1,5 +1,7 @@
 //! An engine that answers from a script, and keeps what it was asked in order.
 
+#![allow(dead_code, reason = "each test uses its part of it")]
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
@@ -12,6 +14,8 @@ use std::thread;
 pub struct Asked {
     /// `GET /containers/json?all=1`, without the version.
     pub line: String,
+    /// The header fields, in lower case.
+    pub fields: String,
     /// The body.
     pub body: String,
 }
@@ -101,7 +105,7 @@ fn serve(stream: UnixStream, log: &Mutex<Vec<Asked>>, script: &Script) {
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
     reader.read_line(&mut line).unwrap();
-    let (mut length, mut chunked) = (0, false);
+    let (mut length, mut chunked, mut fields) = (0, false, String::new());
     loop {
         let mut field = String::new();
         if reader.read_line(&mut field).unwrap() <= 2 {
@@ -111,6 +115,7 @@ fn serve(stream: UnixStream, log: &Mutex<Vec<Asked>>, script: &Script) {
         if let Some(value) = field.strip_prefix("content-length:") {
             length = value.trim().parse().unwrap();
         }
+        fields.push_str(&field);
         chunked |= field.starts_with("transfer-encoding: chunked");
     }
     let mut body = vec![0; length];
@@ -132,6 +137,7 @@ fn serve(stream: UnixStream, log: &Mutex<Vec<Asked>>, script: &Script) {
     };
     let asked = Asked {
         line: format!("{method} /{target}"),
+        fields,
         body: String::from_utf8_lossy(&body).into_owned(),
     };
     log.lock().unwrap().push(asked.clone());
