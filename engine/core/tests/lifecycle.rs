@@ -227,82 +227,82 @@ async fn states_and_their_messages() {
     let engine = place.engine().await;
     let id = create(
         &engine,
-        "s",
+        "ss",
         script("trap 'exit 7' TERM; echo up; while :; do sleep 0.05; done"),
     )
     .await;
-    let not_running = engine.container_kill("s", None).await.unwrap_err();
+    let not_running = engine.container_kill("ss", None).await.unwrap_err();
     assert_eq!(
         not_running.to_string(),
-        format!("cannot kill container: s: container {id} is not running")
+        format!("cannot kill container: ss: container {id} is not running")
     );
     assert_eq!(
         engine
-            .container_stop("s", StopOptions::default())
+            .container_stop("ss", StopOptions::default())
             .await
             .unwrap_err()
             .kind(),
         Kind::NotModified
     );
-    engine.container_start("s").await.unwrap();
+    engine.container_start("ss").await.unwrap();
     let up = LogOptions {
         stdout: true,
         follow: true,
         ..LogOptions::default()
     };
-    within(engine.container_logs("s", up).await.unwrap().frames.next())
+    within(engine.container_logs("ss", up).await.unwrap().frames.next())
         .await
         .unwrap()
         .unwrap();
     assert_eq!(
-        engine.container_start("s").await.unwrap_err().kind(),
+        engine.container_start("ss").await.unwrap_err().kind(),
         Kind::NotModified
     );
     let e = engine
-        .container_remove("s", RemoveOptions::default())
+        .container_remove("ss", RemoveOptions::default())
         .await
         .unwrap_err();
     assert_eq!(
         e.to_string(),
-        "cannot remove container \"/s\": container is running: stop the container before removing or force remove"
+        "cannot remove container \"/ss\": container is running: stop the container before removing or force remove"
     );
-    engine.container_pause("s").await.unwrap();
+    engine.container_pause("ss").await.unwrap();
     assert_eq!(
-        engine.container_pause("s").await.unwrap_err().to_string(),
+        engine.container_pause("ss").await.unwrap_err().to_string(),
         format!("container {id} is already paused")
     );
     assert_eq!(
-        engine.container_start("s").await.unwrap_err().kind(),
+        engine.container_start("ss").await.unwrap_err().kind(),
         Kind::Conflict
     );
     assert_eq!(
-        engine.container_inspect("s", false).await.unwrap().state.status,
+        engine.container_inspect("ss", false).await.unwrap().state.status,
         "paused"
     );
-    engine.container_unpause("s").await.unwrap();
+    engine.container_unpause("ss").await.unwrap();
     assert_eq!(
-        engine.container_unpause("s").await.unwrap_err().to_string(),
+        engine.container_unpause("ss").await.unwrap_err().to_string(),
         format!("container {id} is not paused")
     );
-    within(engine.container_stop("s", StopOptions::default()))
+    within(engine.container_stop("ss", StopOptions::default()))
         .await
         .unwrap();
-    let state = engine.container_inspect("s", false).await.unwrap().state;
+    let state = engine.container_inspect("ss", false).await.unwrap().state;
     assert_eq!((state.status.as_str(), state.exit_code), ("exited", 7));
-    engine.container_rename("s", "t").await.unwrap();
+    engine.container_rename("ss", "tt").await.unwrap();
     assert_eq!(
-        engine.container_inspect("s", false).await.unwrap_err().kind(),
+        engine.container_inspect("ss", false).await.unwrap_err().kind(),
         Kind::NotFound
     );
-    within(engine.container_restart("t", StopOptions::default()))
+    within(engine.container_restart("tt", StopOptions::default()))
         .await
         .unwrap();
-    assert_eq!(engine.container_top("t", "").await.unwrap().titles[1], "PID");
-    assert!(!engine.container_top("t", "").await.unwrap().processes.is_empty());
-    within(engine.container_kill("t", None)).await.unwrap();
+    assert_eq!(engine.container_top("tt", "").await.unwrap().titles[1], "PID");
+    assert!(!engine.container_top("tt", "").await.unwrap().processes.is_empty());
+    within(engine.container_kill("tt", None)).await.unwrap();
     assert_eq!(
         engine
-            .container_inspect("t", false)
+            .container_inspect("tt", false)
             .await
             .unwrap()
             .state
@@ -341,8 +341,8 @@ async fn one_that_ignores_sigterm_is_killed_in_time() {
 async fn exec_in_a_container() {
     let place = place!();
     let engine = place.engine().await;
-    create(&engine, "e", script("sleep 1000")).await;
-    engine.container_start("e").await.unwrap();
+    create(&engine, "ex", script("sleep 1000")).await;
+    engine.container_start("ex").await.unwrap();
     let request = |words: &[&str]| ExecCreateRequest {
         cmd: Some(words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>().into()),
         attach_stdin: true,
@@ -351,7 +351,7 @@ async fn exec_in_a_container() {
         ..ExecCreateRequest::default()
     };
     let id = engine
-        .exec_create("e", request(&["sh", "-c", "cat; echo err >&2; id -u; exit 5"]))
+        .exec_create("ex", request(&["sh", "-c", "cat; echo err >&2; id -u; exit 5"]))
         .await
         .unwrap();
     let mut attached = within(engine.exec_start(&id, ExecStartOptions::default()))
@@ -376,7 +376,7 @@ async fn exec_in_a_container() {
         Kind::Conflict
     );
 
-    let missing = engine.exec_create("e", request(&["nope"])).await.unwrap();
+    let missing = engine.exec_create("ex", request(&["nope"])).await.unwrap();
     let (out, _) = collect(
         engine
             .exec_start(&missing, ExecStartOptions::default())
@@ -389,7 +389,7 @@ async fn exec_in_a_container() {
     assert_eq!(engine.exec_inspect(&missing).await.unwrap().exit_code, Some(127));
 
     let detached = engine
-        .exec_create("e", request(&["touch", "/made"]))
+        .exec_create("ex", request(&["touch", "/made"]))
         .await
         .unwrap();
     engine
@@ -420,10 +420,10 @@ async fn volumes_and_binds() {
     ]);
     host(&mut request).tmpfs = Some([("/scratch".to_owned(), "size=64k".to_owned())].into());
     request.config.volumes = Some([("/anonymous".to_owned(), Default::default())].into());
-    create(&engine, "v", request).await;
-    engine.container_start("v").await.unwrap();
-    eventually_status(&engine, "v", "exited").await;
-    let (out, err) = logs(&engine, "v").await;
+    create(&engine, "vol", request).await;
+    engine.container_start("vol").await.unwrap();
+    eventually_status(&engine, "vol", "exited").await;
+    let (out, err) = logs(&engine, "vol").await;
     assert!(out.starts_with("content of the image\n"), "{out}{err}");
     assert!(out.contains("size=64k"), "{out}");
     assert!(err.contains("Read-only file system"), "{err}");
@@ -445,7 +445,7 @@ async fn volumes_and_binds() {
     );
     engine
         .container_remove(
-            "v",
+            "vol",
             RemoveOptions {
                 force: false,
                 volumes: true,

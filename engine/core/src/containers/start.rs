@@ -327,6 +327,8 @@ async fn begin(inner: &Inner, container: &Arc<Container>, task: &Arc<Task>, pid:
             Err(e) => tracing::warn!(container = %container.id, error = %e, "attach a waiting client"),
         }
     }
+    // Before the call: a short run may have ended when it returns.
+    let started_at = clock::now();
     if let Err(e) = task.start("").await {
         container.set_task(None);
         return Err(e);
@@ -334,7 +336,7 @@ async fn begin(inner: &Inner, container: &Arc<Container>, task: &Arc<Task>, pid:
     container.update(|s| {
         s.status = Status::Running;
         s.pid = pid;
-        s.started_at = clock::now();
+        s.started_at = started_at;
         s.exit_code = 0;
         s.error.clear();
         s.oom_killed = false;
