@@ -1,2 +1,6 @@
-//! One supervisor per container: stdio, logs, attach, exec, exit status.
-fn main() {}
+//! `kelson-shim serve`: see the library.
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    kelson_shim::cli::run(std::env::args_os().skip(1))
+}

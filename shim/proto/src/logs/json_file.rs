@@ -83,7 +83,7 @@ fn escape_unicode(out: &mut Vec<u8>, run: &[u8]) {
     for chunk in run.utf8_chunks() {
         let mut rest = chunk.valid();
         while let Some(at) = rest.find(['\u{2028}', '\u{2029}']) {
-            out.extend_from_slice(rest[..at].as_bytes());
+            out.extend_from_slice(&rest.as_bytes()[..at]);
             out.extend_from_slice(if rest[at..].starts_with('\u{2028}') {
                 b"\\u2028"
             } else {

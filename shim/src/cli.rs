@@ -1,0 +1,40 @@
+//! Arguments. There is one command now; the other roles of this program come as further ones.
+use std::ffi::OsString;
+use std::io::Write;
+use std::process::ExitCode;
+
+use crate::{bootstrap, diagnostics};
+
+const USAGE: &str = "usage: kelson-shim serve < PARAMETERS\n       kelson-shim --version\n";
+
+/// Runs the command that `args` (without the program's name) ask for.
+pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
+    let args: Vec<OsString> = args.take(2).collect();
+    match args.iter().map(|arg| arg.to_str()).collect::<Vec<_>>().as_slice() {
+        [Some("serve")] => match bootstrap::serve() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                diagnostics::report(&error.to_string());
+                ExitCode::FAILURE
+            }
+        },
+        [Some("--version")] => {
+            say(concat!("kelson-shim ", env!("CARGO_PKG_VERSION"), "\n").as_bytes());
+            ExitCode::SUCCESS
+        }
+        [Some("--help" | "-h")] => {
+            say(USAGE.as_bytes());
+            ExitCode::SUCCESS
+        }
+        _ => {
+            let _ = std::io::stderr().lock().write_all(USAGE.as_bytes());
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// The only writer of stdout.
+pub(crate) fn say(text: &[u8]) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text).and_then(|()| out.flush());
+}
