@@ -62,6 +62,7 @@ fn survives(client: Client) {
     .unwrap();
     play.start_daemon();
 
+    assert_eq!(play.ok(&["wait", "short"]), "7");
     assert_eq!(play.inspect("short", "/State/ExitCode"), 7);
     assert_eq!(play.inspect("short", "/State/Status"), "exited");
     for (name, pid) in [("web", pids[0]), ("printer", pids[2])] {
@@ -161,11 +162,17 @@ fn crash_loop(client: Client) {
         starting.wait().unwrap();
         play.start_daemon();
         let listed = play.ok(&["ps", "-aq"]);
+        let found = play.inventory();
         if !listed.is_empty() {
             play.ok(&["rm", "-f", &listed]);
         }
         let settled = play.run(&["run", "--rm", "--name", "victim", "-p", "8080:80", image, "true"]);
-        assert_eq!(settled.code, 0, "round {round}: {settled:#?}");
+        assert_eq!(
+            settled.code,
+            0,
+            "round {round}: listed {listed:?}: {settled:#?} {:#?}",
+            found.changes_since(&before)
+        );
     }
     play.nothing_left_since(&before);
     play.finish();

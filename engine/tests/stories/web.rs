@@ -180,14 +180,14 @@ fn opens_a_shell(client: Client) {
     terminal.type_line("until stty size | grep '^44 99$'; do :; done");
     terminal.wait_for("\n44 99");
     terminal.type_line("exit 7");
-    assert_eq!(terminal.end(), 7);
+    terminal.ends_with(7);
     play.nothing_left_since(&before);
 
     let mut terminal = play.terminal(&["run", "--rm", "-it", image, "sh"], 30, 90);
     // Docker's client sends the size after the start.
     terminal.type_line("until stty size 2>/dev/null | grep '^30 90$'; do :; done; exit 3");
     terminal.wait_for("\n30 90");
-    assert_eq!(terminal.end(), 3);
+    terminal.ends_with(3);
     play.nothing_left_since(&before);
     play.ok(&["rm", "-f", "web"]);
     play.finish();

@@ -101,15 +101,17 @@ impl Terminal {
         shown.unwrap();
     }
 
-    /// The exit code of the command.
+    /// Waits for the end of the command, which must have this exit code.
     #[track_caller]
-    pub fn end(mut self) -> i32 {
+    pub fn ends_with(mut self, code: i32) {
         let status = eventually(
             "the end of the terminal's command",
             Duration::from_secs(20),
             || Ok(self.child.try_wait()?),
         );
-        code_of(status.unwrap_or_else(|error| panic!("{error:#}; screen: {:?}", self.screen.lock().unwrap())))
+        let screen = self.screen.lock().unwrap().clone();
+        let status = status.unwrap_or_else(|error| panic!("{error:#}; screen: {screen:?}"));
+        assert_eq!(code_of(status), code, "screen: {screen:?}");
     }
 }
 
