@@ -304,7 +304,7 @@ fn rootfs() -> Vec<u8> {
     }
     for applet in [
         "sh", "cat", "echo", "sleep", "id", "ls", "true", "mount", "touch", "kill", "env", "hostname",
-        "grep", "seq", "stty", "test",
+        "grep", "seq", "stty", "test", "nc", "ip",
     ] {
         let mut h = header(tar::EntryType::Symlink, 0o777, 0);
         tar.append_link(&mut h, format!("bin/{applet}"), "busybox")
