@@ -2,12 +2,15 @@
 //! with the daemon's interest in them.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::StreamExt;
 use kelson_api::stream::StreamId;
 use kelson_api::{ExecCreateRequest, ExecInspect, ProcessConfig};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use super::attach::{parse_keys, relay};
 use super::container::Container;
@@ -26,6 +29,8 @@ const REMEMBERED: usize = 256;
 
 /// Exit code of an exec whose container ended under it.
 const WITH_CONTAINER: i64 = 137;
+/// How long the end of an exec's output waits for its exit code.
+const EXIT_AFTER_OUTPUT: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
 pub(crate) struct Exec {
@@ -34,6 +39,7 @@ pub(crate) struct Exec {
     request: ExecCreateRequest,
     keys: Vec<u8>,
     state: Mutex<ExecState>,
+    ended: Notify,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -51,6 +57,15 @@ impl Exec {
 
     fn update(&self, change: impl FnOnce(&mut ExecState)) {
         change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Waits until the exit code is recorded, or as long as a process may take to end after its output has.
+    async fn recorded(&self) {
+        let ended = self.ended.notified();
+        if self.state().running {
+            // One that closed its output and runs on is not waited for.
+            let _ = tokio::time::timeout(EXIT_AFTER_OUTPUT, ended).await;
+        }
     }
 
     fn command(&self) -> Vec<String> {
@@ -121,6 +136,7 @@ pub(crate) fn create(inner: &Arc<Inner>, name: &str, request: ExecCreateRequest)
         request,
         keys,
         state: Mutex::default(),
+        ended: Notify::new(),
     });
     let known = container.execs();
     if known.len() >= REMEMBERED {
@@ -162,9 +178,23 @@ pub(crate) async fn start(inner: &Arc<Inner>, id: &str, options: ExecStartOption
                 Vec::new()
             };
             let (inner, container, exec_id) = (inner.clone(), exec.container.clone(), exec.id.clone());
-            Ok(relay(receive, tty, keys, move || {
+            let detached = Arc::new(AtomicBool::new(false));
+            let mark = detached.clone();
+            let attached = relay(receive, tty, keys, move || {
+                mark.store(true, Ordering::Release);
                 inner.emit(&container, "exec_detach", &[("execID", exec_id)])
-            }))
+            });
+            // Clients ask for the exit code as soon as the stream has ended.
+            let recorded = futures_util::stream::once(async move {
+                if !detached.load(Ordering::Acquire) {
+                    exec.recorded().await;
+                }
+            });
+            let end = recorded.filter_map(|()| std::future::ready(None));
+            Ok(Attached {
+                output: Box::pin(attached.output.chain(end)),
+                ..attached
+            })
         }
         Ok(None) => Err(Error::internal("start an exec: no connection")),
         Err(e) if e.exit_code().is_some() => {
@@ -341,6 +371,7 @@ async fn watch(inner: Arc<Inner>, exec: Arc<Exec>, task: Arc<Task>) {
         s.running = false;
         s.exit_code = Some(code);
     });
+    exec.ended.notify_waiters();
     let attributes = [("execID", exec.id.clone()), ("exitCode", code.to_string())];
     inner.emit(&exec.container, "exec_die", &attributes);
     let _ = task.delete(&exec.id).await;

@@ -35,7 +35,8 @@ pub(crate) fn stdio(record: &Record, dir: &Path) -> Stdio {
     };
     let stdin = if config.open_stdin {
         Input::Attach {
-            once: config.stdin_once,
+            // A terminal outlives its first client: whoever detaches may come back and type.
+            once: config.stdin_once && !config.tty,
         }
         .to_string()
     } else {
