@@ -355,6 +355,17 @@ impl Engine {
         }
         if !running {
             inner.roots.unmount();
+            remove_cgroup_parent(&inner.config.cgroup_parent);
         }
+    }
+}
+
+/// Whichever runtime was the first to need the directory made it, and it is nobody's once no container runs. One
+/// that still has another engine's containers stays, because it is not empty; so does systemd's slice.
+fn remove_cgroup_parent(path: &str) {
+    let host = kelson_cgroups::Host::detect();
+    let Ok(cgroup) = host.and_then(|host| host.container(Some(path), "")) else { return };
+    for dir in cgroup.dirs() {
+        let _ = std::fs::remove_dir(&dir.path);
     }
 }
