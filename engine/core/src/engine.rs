@@ -364,7 +364,9 @@ impl Engine {
 /// that still has another engine's containers stays, because it is not empty; so does systemd's slice.
 fn remove_cgroup_parent(path: &str) {
     let host = kelson_cgroups::Host::detect();
-    let Ok(cgroup) = host.and_then(|host| host.container(Some(path), "")) else { return };
+    let Ok(cgroup) = host.and_then(|host| host.container(Some(path), "")) else {
+        return;
+    };
     for dir in cgroup.dirs() {
         let _ = std::fs::remove_dir(&dir.path);
     }

@@ -127,14 +127,15 @@ impl Container {
     /// Changes the state, keeps it on disk, and tells those who wait. A state that cannot be written is still the state:
     /// the disk is behind then, and the log says so.
     pub fn update(&self, change: impl FnOnce(&mut State)) -> Arc<State> {
-        let state = {
+        let (state, changed) = {
             let mut snapshot = self.snapshot.write().unwrap_or_else(PoisonError::into_inner);
             let mut state = State::clone(&snapshot.state);
             change(&mut state);
+            let changed = state != *snapshot.state;
             snapshot.state = Arc::new(state);
-            snapshot.state.clone()
+            (snapshot.state.clone(), changed)
         };
-        if let Err(e) = state.save(&self.dir) {
+        if changed && let Err(e) = state.save(&self.dir) {
             tracing::error!(container = %self.id, error = %e, "keep the state");
         }
         self.life.send_modify(|life| {

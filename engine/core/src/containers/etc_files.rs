@@ -3,8 +3,7 @@
 use std::net::IpAddr;
 use std::path::Path;
 
-use crate::error::{Error, Result};
-use crate::store::{self, Durability};
+use crate::error::{Doing, Error, Result};
 
 /// Where the host's resolver settings are, the second for hosts whose first names systemd-resolved's stub, which does not
 /// answer from another network namespace.
@@ -135,18 +134,14 @@ pub(crate) fn host_resolv() -> String {
     text
 }
 
-/// Writes one of the files into a container's directory, readable for its users.
+/// Writes one of the files into a container's directory, readable for its users. They are made anew at every start, so a
+/// torn one harms nobody.
 pub(crate) fn write(dir: &Path, name: &str, text: &str) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
-    store::replace(dir, name, text.as_bytes(), Durability::Volatile)?;
     let path = dir.join(name);
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).map_err(|e| {
-        Error::with_source(
-            crate::Kind::Internal,
-            format!("make {} readable", path.display()),
-            e,
-        )
-    })
+    let doing = || format!("write {}", path.display());
+    std::fs::write(&path, text).doing(doing)?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).doing(doing)
 }
 
 #[cfg(test)]

@@ -152,6 +152,14 @@ async fn one(
             }
         }
     }
+    let record = container.record();
+    if record.host.auto_remove && container.status() == Status::Exited {
+        // It ended, and the daemon too, before it was removed.
+        if let Err(e) = remove::locked(&inner, &container, true).await {
+            tracing::warn!(container = %container.id, error = %e, "remove a container that ended");
+        }
+        return;
+    }
     drop(lock);
     by_policy(&inner, &container).await;
 }
