@@ -190,6 +190,24 @@ impl Cgroup {
         Ok(joiner)
     }
 
+    /// The same container's cgroup on v2 where one of its processes is now: an init inside may have moved itself and
+    /// the others below the container's own directory, which then takes no process (EBUSY).
+    ///
+    /// # Errors
+    /// `NotFound` when the process is gone.
+    pub fn where_process_is(&self, pid: i32) -> Result<Self> {
+        let mut out = self.clone();
+        let text = files::read(Path::new("/proc").join(pid.to_string()).as_path(), "cgroup")?;
+        let path = text.lines().find_map(|l| l.strip_prefix("0::/"));
+        if let (Some(path), Some(dir)) = (path, out.dirs.iter_mut().find(|d| d.version == Version::V2)) {
+            let now = dir.mount.join(path);
+            if now.starts_with(&dir.path) {
+                dir.path = now;
+            }
+        }
+        Ok(out)
+    }
+
     /// The same container's cgroup below this one, as `exec --cgroup` names it: a path for every hierarchy, or
     /// `controllers:path` for one (the others stay at this cgroup).
     ///

@@ -108,6 +108,9 @@ pub fn exec(
     for spec in &options.cgroup {
         cgroup = cgroup.below(spec)?;
     }
+    if options.cgroup.is_empty() && cgroup.is_unified() {
+        cgroup = cgroup.where_process_is(record.pid)?;
+    }
     let joiner = cgroup.joiner()?;
     let capabilities = capability_sets(&process, record.namespaces & flag(Ns::User) != 0, log)?;
     let plan = Plan {
