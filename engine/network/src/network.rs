@@ -236,8 +236,14 @@ impl Network {
     /// The link itself goes within some 20 ms after the return, and its address becomes free with it; who must know
     /// calls `settle`.
     pub fn disconnect(&self, container_id: &str) -> Result<()> {
-        let Some(claim) = self.state().claims.remove(container_id) else {
-            return Ok(());
+        let claim = {
+            let mut state = self.state();
+            let Some(claim) = state.claims.remove(container_id) else {
+                return Ok(());
+            };
+            // In one step, or a bridge made anew in between would find the address free while the old link has it.
+            state.leaving.extend(claim.endpoint.as_ref().map(|e| e.ip));
+            claim
         };
         let mut errors = Vec::new();
         if let Some(firewall) = lock(&self.inner.firewall).as_mut() {
@@ -491,4 +497,46 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 fn short(id: &str) -> &str {
     id.get(..12).unwrap_or(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_on_its_way_out_is_remembered() {
+        let dir = tempfile::tempdir().unwrap();
+        let network = Network::open(dir.path(), NetworkConfig::default()).unwrap();
+        let ip = Ipv4Addr::new(172, 30, 0, 2);
+        let endpoint = Endpoint {
+            container_id: "a".repeat(64),
+            ip,
+            prefix_len: 16,
+            gateway: Ipv4Addr::new(172, 30, 0, 1),
+            mac: Mac::of(ip),
+            bridge: "kls0".into(),
+            host_link: "klsvaaaaaaaa".into(),
+            container_link: CONTAINER_LINK.into(),
+            mtu: 1500,
+        };
+        let doomed = Doomed {
+            link: endpoint.host_link.clone(),
+            ip,
+            udp: false,
+        };
+        // Says that a thread deletes links already, so that none begins and the link stays queued.
+        assert!(network.inner.undo.push(doomed.clone()));
+        let claim = Claim {
+            endpoint: Some(endpoint.clone()),
+            ports: Vec::new(),
+        };
+        network
+            .state()
+            .claims
+            .insert(endpoint.container_id.clone(), claim);
+        network.disconnect(&endpoint.container_id).unwrap();
+        assert!(network.state().leaving.contains(&ip));
+        network.inner.free(&[doomed]);
+        assert!(network.state().leaving.is_empty());
+    }
 }
