@@ -183,6 +183,8 @@ async fn bad_archives_leave_nothing() {
     let other = docker_archive(&["x:1"], &[layers[1].clone(), layers[0].clone()], &good);
     let short = docker_archive(&["x:1"], &layers[..1], &good);
     let bad_name = docker_archive(&["Bad Name"], &layers, &good);
+    let pinned = format!("x@{}", Digest::of(b"a manifest of the registry"));
+    let pinned = docker_archive(&[&pinned], &layers, &good);
     let no_tar = docker_archive(
         &["x:1"],
         &[b"not a tar at all".to_vec()],
@@ -196,6 +198,7 @@ async fn bad_archives_leave_nothing() {
         ("layers in another order", other),
         ("a layer missing", short),
         ("a bad tag", bad_name),
+        ("a name by digest, which only a registry can vouch for", pinned),
         ("a layer that is no tar", no_tar),
         ("no manifest", layer(&[("x", "y")])),
     ];
@@ -369,6 +372,16 @@ async fn import_makes_an_image_of_one_layer() {
             .kind(),
         Kind::Invalid
     );
+    let pinned = ImportOptions {
+        reference: Reference::parse(&format!("x@{id}")).ok(),
+        ..Default::default()
+    };
+    let refused = store
+        .images
+        .import(Cursor::new(layer(&[])), pinned)
+        .await
+        .unwrap_err();
+    assert_eq!(refused.to_string(), "cannot import digest reference");
     let broken = store
         .images
         .import(Cursor::new(b"no tar".repeat(200)), ImportOptions::default())

@@ -84,10 +84,7 @@ fn docker(spool: &Spool, bytes: &[u8]) -> Result<Vec<Found>> {
         let names = one.layers.unwrap_or_default();
         let layers = names.iter().map(|name| file(name)).collect::<Result<Vec<_>>>()?;
         let tags = one.repo_tags.unwrap_or_default();
-        let references = tags
-            .iter()
-            .map(|tag| Ok(Reference::parse(tag)?.with_default_tag()))
-            .collect::<Result<_>>()?;
+        let references = tags.iter().map(|tag| tagged(tag)).collect::<Result<_>>()?;
         found.push(image(references, config, None, &layers)?);
     }
     Ok(found)
@@ -124,20 +121,33 @@ fn oci(spool: &Spool, bytes: &[u8]) -> Result<Vec<Found>> {
             .iter()
             .map(|l| spool.blob(&l.digest))
             .collect::<Result<Vec<_>>>()?;
-        found.push(image(name_of(entry), config, Some(digest), &layers)?);
+        found.push(image(name_of(entry)?, config, Some(digest), &layers)?);
     }
     Ok(found)
 }
 
 /// containerd's annotation holds a whole name; the standard one often only a tag, which names nothing by itself.
-fn name_of(entry: &Descriptor) -> Vec<Reference> {
+fn name_of(entry: &Descriptor) -> Result<Vec<Reference>> {
     let whole = entry.annotations.get("io.containerd.image.name");
     let standard = entry
         .annotations
         .get("org.opencontainers.image.ref.name")
         .filter(|n| n.contains([':', '/']));
-    let name = whole.or(standard).and_then(|n| Reference::parse(n).ok());
-    name.map(Reference::with_default_tag).into_iter().collect()
+    // An annotation may hold any text; one that is no name names nothing.
+    let name = whole.or(standard).filter(|n| Reference::parse(n).is_ok());
+    name.map(|n| tagged(n))
+        .transpose()
+        .map(|n| n.into_iter().collect())
+}
+
+/// A name as an archive may give one. A digest vouches for what a registry sent; from an archive it would let any content
+/// pass for an image pinned by digest. Docker refuses it too.
+fn tagged(name: &str) -> Result<Reference> {
+    let reference = Reference::parse(name)?.with_default_tag();
+    if reference.digest().is_some() {
+        return Err(Error::invalid(format!("invalid tag {name:?}")));
+    }
+    Ok(reference)
 }
 
 fn image(

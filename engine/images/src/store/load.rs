@@ -125,6 +125,11 @@ fn unpack(inner: &Arc<Inner>, file: impl Read + Send, layer: &FoundLayer) -> Res
 fn store_one(inner: &Arc<Inner>, found: Found, drafts: &mut HashMap<Digest, BlobDraft>) -> Result<Loaded> {
     for digest in digests(&found) {
         if let Some(draft) = drafts.remove(&digest) {
+            // The record that follows is flushed, and without its configuration it would be lost with the power. Layers are
+            // larger and flushed in the background.
+            if digest == found.id || Some(digest) == found.manifest {
+                draft.sync()?;
+            }
             inner.content.commit(draft, &digest)?;
         }
     }
@@ -186,6 +191,9 @@ pub(super) async fn import(
     rootfs: impl AsyncRead + Send + Unpin + 'static,
     options: ImportOptions,
 ) -> Result<ImageId> {
+    if options.reference.as_ref().is_some_and(|r| r.digest().is_some()) {
+        return Err(Error::invalid("cannot import digest reference"));
+    }
     let mut run = serde_json::Map::new();
     // Before a byte is read: a bad change must cost nothing.
     options
