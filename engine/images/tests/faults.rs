@@ -592,6 +592,24 @@ async fn credentials_do_not_follow_a_redirect_to_another_host() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_target_of_a_redirect_names_no_token_server() {
+    let thief = Server::start(|_| Some(Answer::new(200, r#"{"token":"x"}"#)));
+    let realm = format!("Bearer realm=\"http://{}/token\",service=\"s\"", thief.address);
+    let storage =
+        Server::start(move |_| Some(Answer::new(401, "").header("WWW-Authenticate", realm.clone())));
+    let (served, elsewhere) = (image(), storage.address.clone());
+    let server = Server::start(move |request| match request.path.contains("/blobs/") {
+        true => Some(Answer::new(307, "").header("Location", format!("http://{elsewhere}{}", request.path))),
+        false => served.answer(request),
+    });
+    let store = Store::new();
+    let error = pull_as(&store, &server, me()).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Denied);
+    assert!(!storage.seen("/blobs/").is_empty());
+    assert!(thief.seen("/").is_empty(), "the password went there");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_mirror_serves_docker_hub() {
     let image = image();
     let served = image.clone();

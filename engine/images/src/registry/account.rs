@@ -104,7 +104,7 @@ impl Account {
             .credential
             .as_ref()
             .filter(|c| !c.username.is_empty() || !c.identity_token.is_empty());
-        if credential.is_some() && realm.starts_with("http://") && !self.insecure {
+        if credential.is_some() && !is_https(realm) && !self.insecure {
             return Err(Error::new(
                 Kind::Denied,
                 format!("the token server {realm} is not on https; no password goes there"),
@@ -161,6 +161,11 @@ impl Account {
     }
 }
 
+/// Schemes are read in any case (RFC 3986, 3.1), so by us and by the connector.
+fn is_https(url: &str) -> bool {
+    url.get(..8).is_some_and(|s| s.eq_ignore_ascii_case("https://"))
+}
+
 fn header(text: &str) -> Result<HeaderValue> {
     let mut value = HeaderValue::from_str(text)
         .map_err(|e| Error::invalid("credentials hold odd characters").caused_by(e))?;
@@ -191,6 +196,14 @@ fn encode(form: &[(&str, &str)]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_https_gets_a_password() {
+        assert!(is_https("https://a/t") && is_https("HTTPS://a"));
+        for clear in ["http://a/t", "HTTP://a/t", "hTTp://a", "//a/t", ""] {
+            assert!(!is_https(clear), "{clear}");
+        }
+    }
 
     #[test]
     fn forms() {

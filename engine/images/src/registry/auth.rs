@@ -3,6 +3,8 @@
 use http::Response;
 use http::header::WWW_AUTHENTICATE;
 
+use super::transport::FromElsewhere;
+
 /// A challenge we can answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Challenge {
@@ -42,8 +44,12 @@ pub(crate) fn parse(header: &str) -> Option<Challenge> {
     best
 }
 
-/// The best challenge of an answer.
+/// The best challenge of an answer. None from another host than the one that was asked: it could name a token server of its
+/// own, which would get the user's password.
 pub(crate) fn challenge_of<T>(answer: &Response<T>) -> Option<Challenge> {
+    if answer.extensions().get::<FromElsewhere>().is_some() {
+        return None;
+    }
     let headers = answer
         .headers()
         .get_all(WWW_AUTHENTICATE)

@@ -287,6 +287,9 @@ impl Repository {
                 return Ok(answer);
             }
             challenge = auth::challenge_of(&answer);
+            if challenge.is_none() {
+                return Ok(answer);
+            }
             let can_renew = matches!(challenge, Some(Challenge::Bearer { .. }));
             if !can_renew && (self.account.is_anonymous() || self.challenge == challenge) {
                 return Ok(answer);

@@ -40,6 +40,10 @@ pub(crate) struct Transport {
     unverified: OnceLock<Http>,
 }
 
+/// Marks an answer that a redirect brought from another origin: what it asks for is not the registry's word.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct FromElsewhere;
+
 /// One request; the body is empty but for a token's form.
 #[derive(Debug, Clone)]
 pub(crate) struct Ask {
@@ -83,6 +87,7 @@ impl Transport {
     pub async fn send(&self, ask: Ask, user_agent: &str) -> Result<Response<Incoming>> {
         let client = self.client(ask.insecure)?;
         let mut url = parse_url(&ask.url)?;
+        let mut elsewhere = false;
         let mut headers = ask.headers.clone();
         for _ in 0..=REDIRECTS_MAX {
             let mut request = Request::builder().method(ask.method.clone()).uri(url.clone());
@@ -98,7 +103,12 @@ impl Transport {
             let answer = match answer {
                 Err(_) => return Err(unreachable(&ask.method, &url, "context deadline exceeded")),
                 Ok(Err(e)) => return Err(unreachable(&ask.method, &url, &explain(&e, &url))),
-                Ok(Ok(answer)) => answer,
+                Ok(Ok(mut answer)) => {
+                    if elsewhere {
+                        answer.extensions_mut().insert(FromElsewhere);
+                    }
+                    answer
+                }
             };
             if !answer.status().is_redirection() || ask.method != Method::GET && ask.method != Method::HEAD {
                 return Ok(answer);
@@ -110,6 +120,7 @@ impl Transport {
             if !same_origin(&url, &next) {
                 // The storage behind a registry gets its own signed URL and must not learn the user's token.
                 headers.remove(AUTHORIZATION);
+                elsewhere = true;
             }
             if url.scheme_str() == Some("https") && next.scheme_str() != Some("https") && !ask.insecure {
                 return Err(unreachable(
