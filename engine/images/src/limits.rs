@@ -14,6 +14,10 @@ pub const ENTRIES_MAX: u64 = 5_000_000;
 pub const EXPANSION_MAX: u64 = 1100;
 /// Extended attributes and long names of one entry: the kernel takes 64 KiB for each attribute, 4 KiB for each path.
 pub const PAX_MAX: u64 = 1 << 20;
+/// A name in an archive: the kernel's PATH_MAX. Longer ones cannot be made, and an archive of them would fill the memory.
+pub const NAME_MAX: usize = 4096;
+/// Names of a layer's directories, all together: they are held until the end, when directories get their times.
+pub const DIR_NAMES_MAX: usize = 256 << 20;
 /// Depth of nested indexes we follow.
 pub const INDEX_DEPTH_MAX: usize = 3;
 /// Entries of an index we look at.

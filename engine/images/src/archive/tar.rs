@@ -9,7 +9,7 @@ use std::io::{self, BufRead};
 
 use tar::{EntryType, Header};
 
-use crate::limits::PAX_MAX;
+use crate::limits::{NAME_MAX, PAX_MAX};
 use crate::{Error, Kind, Result};
 
 const BLOCK: usize = 512;
@@ -283,6 +283,9 @@ impl<R: BufRead> TarReader<R> {
                 .map(|l| l.into_owned())
                 .unwrap_or_default()
         });
+        if path.len() > NAME_MAX || link.len() > NAME_MAX {
+            return Err(broken("a name is longer than 4096 bytes"));
+        }
         let size = match take("size") {
             Some(text) => decimal(&text).ok_or_else(|| broken("bad size"))?,
             None => number(header, SIZE)?,

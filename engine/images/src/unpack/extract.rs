@@ -20,7 +20,7 @@ use tar::EntryType;
 use super::name::{Target, clean, refuse, split, target};
 use crate::archive::tar::{Entry, TarReader};
 use crate::error::Doing;
-use crate::limits::ENTRIES_MAX;
+use crate::limits::{DIR_NAMES_MAX, ENTRIES_MAX};
 use crate::snapshots::open_in_root;
 use crate::{Error, Kind, Result};
 
@@ -43,6 +43,8 @@ struct Extractor {
     parent: Option<(Vec<u8>, OwnedFd)>,
     /// Directories get their times last; writing into them changes these.
     dir_times: Vec<(Vec<u8>, (i64, u32))>,
+    /// Bytes of the names in `dir_times`.
+    dir_names: usize,
     made: Extracted,
 }
 
@@ -60,6 +62,7 @@ pub(crate) fn extract(input: impl BufRead, root: OwnedFd) -> Result<Extracted> {
         root,
         parent: None,
         dir_times: Vec::new(),
+        dir_names: 0,
         made: Extracted::default(),
     };
     let mut entries = 0u64;
@@ -110,6 +113,12 @@ impl Extractor {
         if entry.kind == EntryType::Directory {
             let made = self.directory(dir, base)?;
             set_attributes(made.as_fd(), entry)?;
+            self.dir_names += path.len();
+            if self.dir_names > DIR_NAMES_MAX {
+                return Err(Error::invalid(format!(
+                    "the layer's directory names take more than {DIR_NAMES_MAX} bytes"
+                )));
+            }
             self.dir_times.push((path.to_vec(), entry.mtime));
             // The next members most often lie in it.
             self.parent = Some((path.to_vec(), made));

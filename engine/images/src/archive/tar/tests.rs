@@ -86,3 +86,24 @@ fn records_are_bounded() {
         .unwrap_err();
     assert!(error.to_string().contains("too large"), "{error}");
 }
+
+#[test]
+fn a_name_longer_than_the_kernel_takes_is_refused() {
+    let walk = |key: &str, length: usize| {
+        let mut tar = tar::Builder::new(Vec::new());
+        let name = "n".repeat(length);
+        tar.append_pax_extensions([(key, name.as_bytes())]).unwrap();
+        let mut header = Header::new_ustar();
+        header.set_size(0);
+        tar.append_data(&mut header, "a", std::io::empty()).unwrap();
+        TarReader::new(tar.into_inner().unwrap().as_slice()).next_entry()
+    };
+    for key in ["path", "linkpath"] {
+        assert!(walk(key, NAME_MAX).unwrap().is_some());
+        assert_eq!(
+            walk(key, NAME_MAX + 1).unwrap_err().kind(),
+            Kind::Invalid,
+            "{key}"
+        );
+    }
+}

@@ -420,3 +420,23 @@ fn odd_orders_and_kinds() {
     symlink("nowhere", layer.join("dangling")).unwrap();
     assert!(Tar::new().file("dangling/x", "").extract(&layer).is_err());
 }
+
+#[test]
+fn directory_names_held_to_the_end_are_bounded() {
+    let place = Place::new();
+    let bytes = Tar::new().dir("a").dir("b").0.into_inner().unwrap();
+    let mut tar = TarReader::new(bytes.as_slice());
+    let mut extractor = Extractor {
+        root: std::fs::File::open(place.layer()).unwrap().into(),
+        parent: None,
+        dir_times: Vec::new(),
+        dir_names: DIR_NAMES_MAX - 1,
+        made: Extracted::default(),
+    };
+    let mut next = || {
+        let entry = tar.next_entry().unwrap().unwrap();
+        extractor.entry(&entry, &mut tar)
+    };
+    next().unwrap();
+    assert_eq!(next().unwrap_err().kind(), Kind::Invalid);
+}
