@@ -1,6 +1,6 @@
 //! Taking off the compression, told by the first bytes and not by what a manifest claims (docker does the same).
 
-use std::io::{self, BufRead, Read};
+use std::io::{self, BufRead, Chain, Cursor, Read};
 
 use flate2::bufread::MultiGzDecoder;
 
@@ -9,6 +9,12 @@ use crate::{Error, Kind, Result};
 
 /// Small inputs may expand more: a tar of one empty file is kilobytes of zeros.
 const EXPANSION_SLACK: u64 = 64 << 20;
+
+/// The longest mark a packing begins with.
+const MARK: usize = 6;
+
+/// The input with the bytes that were looked at put back.
+type Rest<R> = Counted<Chain<Cursor<Vec<u8>>, R>>;
 
 /// How a stream is packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,9 +51,9 @@ pub(crate) struct Inflate<R: BufRead> {
 }
 
 enum Decoder<R: BufRead> {
-    Plain(Counted<R>),
-    Gzip(Box<MultiGzDecoder<Counted<R>>>),
-    Zstd(Box<zstd::stream::read::Decoder<'static, Counted<R>>>),
+    Plain(Rest<R>),
+    Gzip(Box<MultiGzDecoder<Rest<R>>>),
+    Zstd(Box<zstd::stream::read::Decoder<'static, Rest<R>>>),
 }
 
 /// Counts consumed input.
@@ -76,12 +82,14 @@ impl<R: BufRead> BufRead for Counted<R> {
 }
 
 impl<R: BufRead> Inflate<R> {
-    /// Begins; looks at the first bytes the input has buffered.
+    /// Begins; looks at the first bytes. A network may bring them one by one.
     pub fn new(mut input: R) -> Result<(Self, Packing)> {
-        let start = input.fill_buf().map_err(crate::archive::tar::input_error)?;
-        let packing = sniff(start)?;
+        let mut start = Vec::with_capacity(MARK);
+        let read = input.by_ref().take(MARK as u64).read_to_end(&mut start);
+        read.map_err(crate::archive::tar::input_error)?;
+        let packing = sniff(&start)?;
         let input = Counted {
-            inner: input,
+            inner: Cursor::new(start).chain(input),
             used: 0,
         };
         let inner = match packing {
@@ -163,6 +171,19 @@ mod tests {
         assert!(inflate(&gzip[..gzip.len() - 1]).is_err());
         assert!(inflate(&zstd[..zstd.len() - 1]).is_err());
         assert!(sniff(b"BZh9").is_err() && sniff(b"\xfd7zXZ\0").is_err());
+    }
+
+    #[test]
+    fn a_packing_is_known_however_short_the_first_read_is() {
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(b"hello").unwrap();
+        let gzip = gzip.finish().unwrap();
+        let (first, rest) = gzip.split_at(1);
+        let (mut reader, packing) = Inflate::new(first.chain(rest)).unwrap();
+        assert_eq!(packing, Packing::Gzip);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "hello");
     }
 
     #[test]
