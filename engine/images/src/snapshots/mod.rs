@@ -141,7 +141,7 @@ impl Snapshots {
             next: AtomicU64::new(highest + 1),
             boot_id,
         };
-        files::make_dir(&snapshots.tree(EMPTY), 0o755)?;
+        make_tree(&snapshots.tree(EMPTY))?;
         Ok((snapshots, found))
     }
 
@@ -176,7 +176,7 @@ impl Snapshots {
             kept: false,
         };
         files::make_dir(&draft.dir, 0o700)?;
-        files::make_dir(&draft.dir.join(TREE), 0o755)?;
+        make_tree(&draft.dir.join(TREE))?;
         Ok(draft)
     }
 
@@ -286,6 +286,13 @@ impl Snapshots {
     }
 }
 
+/// Makes the directory that a container sees as `/` when no layer says what it is like. Its mode does not follow the daemon's
+/// umask: with 077 nobody but root could enter a container's root.
+fn make_tree(tree: &Path) -> Result<()> {
+    files::make_dir(tree, 0o755)?;
+    rustix::fs::chmod(tree, Mode::from_raw_mode(0o755)).doing(|| format!("make {}", tree.display()))
+}
+
 /// A snapshot being made; dropped, it is gone.
 #[derive(Debug)]
 pub(crate) struct Draft {
@@ -322,4 +329,22 @@ pub(crate) fn check_root(root: &Path) -> Result<()> {
         )));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_root_nobody_described_is_open_to_all_whatever_the_umask() {
+        let dir = tempfile::tempdir().unwrap();
+        let old = rustix::process::umask(Mode::from_raw_mode(0o077));
+        let (snapshots, _) = Snapshots::open(&dir.path().join("snapshots")).unwrap();
+        let draft = snapshots.draft().unwrap();
+        rustix::process::umask(old);
+        for number in [EMPTY, draft.number] {
+            let meta = std::fs::metadata(snapshots.tree(number)).unwrap();
+            assert_eq!(meta.mode() & 0o7777, 0o755);
+        }
+    }
 }
