@@ -54,7 +54,9 @@ pub(crate) struct Plan {
 pub(crate) fn plan(request: &Request<'_>) -> Result<Plan> {
     let single = is_single(&request.names);
     let Some(name) = &request.by_name else {
-        if !single && !request.force {
+        // What cannot be forced is told first: "must be forced" would be a wrong hint.
+        let running = request.in_use.as_ref().is_some_and(|used| used.running);
+        if !single && !request.force && !running {
             return Err(conflict(
                 &request.id,
                 "must be forced",
@@ -246,6 +248,10 @@ mod tests {
         assert!(
             text(ask(None, &[A1, B1], false, None))
                 .ends_with("(must be forced) - image is referenced in multiple repositories")
+        );
+        assert!(
+            text(ask(None, &[A1, B1], false, Some(true)))
+                .ends_with("(cannot be forced) - image is being used by running container c0ffeec0ffee")
         );
         assert_eq!(
             ask(None, &[A1, B1], true, None).unwrap(),

@@ -280,8 +280,10 @@ impl Inner {
         self.collect(&digests)
     }
 
-    /// Notes a use; lost by a crash at worst, so it is not flushed.
+    /// Notes a use; lost by a crash at worst, so it is not flushed, nor written at all while another writes records: beside a
+    /// removal it would bring the record back, and this must not wait for one.
     pub fn touch(&self, id: &ImageId) -> Result<()> {
+        let turn = self.writer.try_lock();
         let record = {
             let mut state = self.state();
             let Some(entry) = state.images.get_mut(id) else {
@@ -290,6 +292,9 @@ impl Inner {
             entry.record.last_used = files::now();
             entry.record.clone()
         };
+        if matches!(turn, Err(std::sync::TryLockError::WouldBlock)) {
+            return Ok(());
+        }
         files::write_record(&self.ids, &format!("{}.json", id.hex()), &record, Durable::No)
     }
 
