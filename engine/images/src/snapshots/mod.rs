@@ -125,6 +125,11 @@ impl Snapshots {
                 continue;
             }
             let meta = match files::read_record::<Meta>(&entry.path().join(META)) {
+                Err(e) if e.kind() == crate::Kind::Invalid && entry.path().join(WORK).exists() => {
+                    // A layer can be had again, what a container wrote cannot: a person decides about that.
+                    tracing::warn!(error = %e, "container directory left alone: its record is damaged");
+                    continue;
+                }
                 Err(e) if e.kind() == crate::Kind::Invalid => None,
                 other => other?,
             };
@@ -334,6 +339,23 @@ pub(crate) fn check_root(root: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_damaged_record_costs_no_container_its_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("snapshots");
+        let (snapshots, _) = Snapshots::open(&root).unwrap();
+        let number = snapshots
+            .create_container("c", Digest::of(b""), &[])
+            .unwrap()
+            .number;
+        let written = snapshots.tree(number).join("written");
+        std::fs::write(&written, "by the container").unwrap();
+        std::fs::write(snapshots.dir(number).join(META), "").unwrap();
+        let (again, found) = Snapshots::open(&root).unwrap();
+        assert!(found.containers.is_empty() && written.exists());
+        assert!(again.draft().unwrap().number > number);
+    }
 
     #[test]
     fn a_root_nobody_described_is_open_to_all_whatever_the_umask() {
