@@ -261,6 +261,24 @@ async fn tag_and_remove() {
 }
 
 #[tokio::test]
+async fn of_two_removals_one_finds_nothing() {
+    let store = Store::new();
+    load(&store, &["a:1"], &two_layers(), "").await;
+    let free = |_: &Digest| None;
+    let (one, two) = tokio::join!(
+        store.images.remove("a:1", false, &free),
+        store.images.remove("a:1", false, &free)
+    );
+    let (done, refused) = if one.is_ok() { (one, two) } else { (two, one) };
+    assert_eq!(done.unwrap().len(), 4);
+    let refused = refused.unwrap_err();
+    assert_eq!(
+        (refused.kind(), refused.to_string().as_str()),
+        (Kind::NotFound, "No such image: a:1")
+    );
+}
+
+#[tokio::test]
 async fn layers_are_shared_and_stay_while_needed() {
     let store = Store::new();
     let layers = two_layers();

@@ -286,7 +286,16 @@ impl Images {
         let name = name.to_owned();
         blocking(move || {
             let _writer = inner.writer();
-            let names = inner.state().names_of(&id);
+            let names = {
+                let state = inner.state();
+                // Somebody was faster: the image has gone, or its name is another's now and not ours to take.
+                let gone = !state.images.contains_key(&id);
+                let names = state.names_of(&id);
+                if gone || by_name.as_ref().is_some_and(|n| !names.contains(n)) {
+                    return Err(state::no_such(&name));
+                }
+                names
+            };
             let request = Request {
                 name: &name,
                 by_name,
@@ -316,11 +325,10 @@ impl Images {
         let candidates: Vec<ImageId> = {
             let state = self.inner.state();
             let old = |entry: &state::Entry| oldest.is_none_or(|oldest| entry.record.last_used <= oldest);
-            let named = |id: &ImageId| state.names_of(id).iter().any(|n| !n.contains('@'));
             state
                 .images
                 .values()
-                .filter(|e| old(e) && (all || !named(&e.record.id)))
+                .filter(|e| old(e) && (all || !state.is_tagged(&e.record.id)))
                 .map(|e| e.record.id)
                 .collect()
         };
@@ -330,10 +338,15 @@ impl Images {
             let mut pruned = Pruned::default();
             for id in unused {
                 let _writer = inner.writer();
-                let plan = remove::Plan {
-                    untag: inner.state().names_of(&id),
-                    delete: true,
+                let untag = {
+                    let state = inner.state();
+                    // Looked at again in our turn: it may have got a tag since, or gone.
+                    if !state.images.contains_key(&id) || (!all && state.is_tagged(&id)) {
+                        continue;
+                    }
+                    state.names_of(&id)
                 };
+                let plan = remove::Plan { untag, delete: true };
                 let (removed, freed) = carry_out(&inner, &id, &plan)?;
                 pruned.removed.extend(removed);
                 pruned.reclaimed += freed;

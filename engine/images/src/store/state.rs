@@ -171,6 +171,13 @@ impl State {
             .unwrap_or_default()
     }
 
+    /// Whether an image has a name other than by digest.
+    pub fn is_tagged(&self, id: &ImageId) -> bool {
+        self.names
+            .get(id)
+            .is_some_and(|n| n.iter().any(|n| !n.contains('@')))
+    }
+
     /// The image as the outside sees it.
     pub fn view(&self, entry: &Entry) -> Image {
         let (mut repo_tags, mut repo_digests) = (Vec::new(), Vec::new());
@@ -243,7 +250,7 @@ impl State {
     }
 }
 
-fn no_such(name: &str) -> Error {
+pub(crate) fn no_such(name: &str) -> Error {
     Error::not_found(format!("No such image: {name}"))
 }
 
