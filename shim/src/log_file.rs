@@ -202,7 +202,7 @@ mod tests {
     #[test]
     fn rotates_by_size_and_keeps_so_many() {
         let dir = tempfile::tempdir().unwrap();
-        let mut log = LogFile::open(&address(dir.path(), Some(150), 2)).unwrap();
+        let mut log = LogFile::open(&address(dir.path(), Some(130), 2)).unwrap();
         let mut pieces = Pieces::default();
         log.append(&mut pieces, Stream::Stdout, b"1\n2\n3\n4\n5\n");
         assert_eq!(log.generation(), 2);
