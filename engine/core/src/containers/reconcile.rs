@@ -64,6 +64,7 @@ pub(crate) async fn run(inner: &Arc<Inner>) -> Result<()> {
     for id in broken {
         let _ = store::remove_file(&inner.roots.tasks().join(format!("{id}.json")));
     }
+    remove_orphaned_sockets(inner, &records);
     let mut tasks: HashMap<String, TaskRecord> = records.into_iter().map(|r| (r.id.clone(), r)).collect();
     let mut held: Vec<(Arc<Container>, OwnedMutexGuard<()>, Option<TaskRecord>)> = Vec::new();
     let mut live = Vec::new();
@@ -144,6 +145,8 @@ async fn one(
                 if let Err(e) = Task::destroy(&task, &inner.roots).await {
                     tracing::warn!(container = %container.id, error = %e, "undo a start");
                 }
+                // Its shim lived, so the network took it for one that runs.
+                start::disconnect(&inner, &container).await;
                 container.update(|s| {
                     s.endpoint = None;
                     s.ports.clear();
@@ -258,6 +261,23 @@ async fn remove_orphans(inner: Arc<Inner>, snapshots: Vec<String>, bundles: Vec<
     for path in bundles {
         if let Err(e) = store::remove_tree(&path) {
             tracing::warn!(error = %e, "remove an orphaned bundle");
+        }
+    }
+}
+
+/// A shim's sockets are bound before its record is written. One that was started without is told nothing and ends.
+fn remove_orphaned_sockets(inner: &Inner, records: &[TaskRecord]) {
+    for entry in std::fs::read_dir(inner.roots.sockets_dir())
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        let name = entry.file_name();
+        if !records
+            .iter()
+            .any(|record| name == *record.socket || name == *record.attach)
+        {
+            let _ = store::remove_file(&entry.path());
         }
     }
 }

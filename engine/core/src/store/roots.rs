@@ -85,7 +85,10 @@ impl Roots {
     }
     /// Where that socket really lies.
     pub fn socket_file(&self, name: &str) -> PathBuf {
-        self.exec.join("s").join(name)
+        self.sockets_dir().join(name)
+    }
+    pub fn sockets_dir(&self) -> PathBuf {
+        self.exec.join("s")
     }
     pub fn boot_id(&self) -> &str {
         &self.boot_id
