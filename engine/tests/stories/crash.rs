@@ -162,17 +162,22 @@ fn crash_loop(client: Client) {
         starting.wait().unwrap();
         play.start_daemon();
         let listed = play.ok(&["ps", "-aq"]);
-        let found = play.inventory();
         if !listed.is_empty() {
             play.ok(&["rm", "-f", &listed]);
         }
-        let settled = play.run(&["run", "--rm", "--name", "victim", "-p", "8080:80", image, "true"]);
-        assert_eq!(
-            settled.code,
-            0,
-            "round {round}: listed {listed:?}: {settled:#?} {:#?}",
-            found.changes_since(&before)
-        );
+        // A shim that was just being started ends by itself, and a port is free once it has.
+        eventually(&format!("round {round}: the port"), SECONDS, || {
+            let settled = play.run(&["run", "--rm", "--name", "victim", "-p", "8080:80", image, "true"]);
+            let changes = play.inventory().changes_since(&before);
+            anyhow::ensure!(
+                settled.code == 0,
+                "{}there is:\n{}",
+                settled.stderr,
+                changes.join("\n")
+            );
+            Ok(Some(()))
+        })
+        .unwrap();
     }
     play.nothing_left_since(&before);
     play.finish();
