@@ -36,6 +36,13 @@ fn program(variable: &str, name: &str) -> Option<PathBuf> {
         .find(|p| p.is_file())
 }
 
+impl Drop for Place {
+    /// A test that failed leaves no mount either.
+    fn drop(&mut self) {
+        let _ = nix::mount::umount2(&self.config.exec_root, nix::mount::MntFlags::MNT_DETACH);
+    }
+}
+
 impl Place {
     /// `None`, with the reason printed, where it cannot be tried.
     pub fn new() -> Option<Self> {
