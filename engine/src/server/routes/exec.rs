@@ -41,8 +41,13 @@ pub async fn start(mut call: Call) -> Result<Reply, ApiError> {
     };
     // Unknown ids answer 404 while that is still possible.
     let known = engine.exec_inspect(&id).await?;
+    if known.exit_code.is_some() {
+        return Err(ApiError::conflict(format!("exec command {id} has already run")));
+    }
     if known.running {
-        return Err(ApiError::conflict(format!("exec {id} is already running")));
+        return Err(ApiError::conflict(format!(
+            "exec command {id} is already running"
+        )));
     }
     if request.detach {
         engine.exec_start_detached(&id, options).await?;
