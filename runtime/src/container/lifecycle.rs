@@ -90,7 +90,7 @@ pub fn prepare(store: &Store, plan: &Plan, options: &Options, wait_for_start: bo
     let init = parent::start(plan, &joiner, gate, |pid| early_hooks(plan, record, pid))?;
     ready.record.pid = init.pid.as_raw();
     ready.init = Some(init);
-    ready.record.start_time = stat::read(ready.record.pid).map_or(0, |s| s.start_time);
+    ready.record.start_time = stat::read(ready.record.pid).map_or(0, |s| s.starttime);
     ready.entry.write(&ready.record)?;
     if let Some(path) = &options.pid_file {
         write_pid_file(path, ready.record.pid)?;

@@ -12,6 +12,7 @@ use kelson_shim_proto::task::{
     Any, CreateTaskRequest, DeleteRequest, ExecProcessRequest, KillRequest, Mount, PauseRequest, PidsRequest,
     ResizePtyRequest, ResumeRequest, StartRequest, StateRequest, Status, TaskClient, Timestamp, WaitRequest,
 };
+use procfs::FromRead as _;
 use protobuf::MessageField;
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
@@ -102,12 +103,8 @@ impl TaskRecord {
 
 /// Start time of a process in clock ticks since boot; `None` when there is none, or only its zombie.
 pub(crate) fn start_time(pid: u32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The command name may hold anything, also parentheses: fields count from the last one.
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
-    let state = fields.next()?;
-    let start = fields.nth(18)?.parse().ok()?;
-    (!matches!(state, "Z" | "X")).then_some(start)
+    let stat = procfs::process::Stat::from_file(format!("/proc/{pid}/stat")).ok()?;
+    (!matches!(stat.state, 'Z' | 'X')).then_some(stat.starttime)
 }
 
 /// How a process ended.
