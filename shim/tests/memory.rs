@@ -23,10 +23,11 @@ async fn idle_and_used() {
         &["sh", "-c", "cat; yes x | head -c 20000; exec sleep 1000"],
     );
     bench.serve(Vec::new());
+    let idle = pss(bench.shim_pid);
     let client = bench.client().await;
     bench.create(&client).await;
     bench.start(&client).await;
-    let idle = pss(bench.shim_pid);
+    let running = pss(bench.shim_pid);
     let mut attached = bench
         .attach(&Hello {
             stdout: false,
@@ -50,7 +51,7 @@ async fn idle_and_used() {
         bench.delete(&client, &id).await.unwrap();
     }
     let used = pss(bench.shim_pid);
-    println!("pss: idle {idle} kB, used {used} kB");
+    println!("pss: idle {idle} kB, with a container {running} kB, after use {used} kB");
     if std::env::var_os("KELSON_SHIM").is_some() {
         assert!(idle <= IDLE && used <= USED, "idle {idle} kB, used {used} kB");
     }
