@@ -127,6 +127,9 @@ pub async fn open(config: EngineConfig, opened: watch::Sender<Option<Engine>>) -
 /// Whether this process has looked at the embedded image: an older kelsond may have left its own.
 static HELLO_IS_CURRENT: AtomicBool = AtomicBool::new(false);
 
+/// When the embedded web server last changed.
+const HELLO_CREATED: &str = "2026-11-21T00:00:00Z";
+
 /// Makes the embedded image if `name` asks for it, so that `kelson run kelson/hello` needs no registry. A user's own
 /// image of that name stays his.
 pub async fn ensure_hello(engine: &Engine, name: &str) {
@@ -148,6 +151,7 @@ pub async fn ensure_hello(engine: &Engine, name: &str) {
         // Its pid 1 has no signal handlers (see hello/main.rs), and the kernel drops what such a pid 1 is sent.
         stop_signal: "SIGKILL",
         labels: &[("org.opencontainers.image.title", "kelson/hello")],
+        created: HELLO_CREATED,
     };
     match engine.images().ensure_embedded(image).await {
         Ok(_) => HELLO_IS_CURRENT.store(true, Ordering::Relaxed),

@@ -420,6 +420,7 @@ async fn the_embedded_image_is_the_same_everywhere() {
         exposed_ports: &["80/tcp"],
         labels: &[("a", "b")],
         stop_signal: "SIGQUIT",
+        created: "2026-11-21T00:00:00Z",
     };
     let (one, two) = (Store::new(), Store::new());
     let first = one.images.ensure_embedded(embedded.clone()).await.unwrap();
@@ -433,6 +434,7 @@ async fn the_embedded_image_is_the_same_everywhere() {
         one.images.ensure_embedded(embedded.clone()).await.unwrap().id()
     );
     assert_eq!(one.files(), before);
+    assert_eq!(first.created(), Some("2026-11-21T00:00:00Z"));
     assert_eq!(
         first
             .config()

@@ -81,6 +81,9 @@ async fn what_is_not_done_says_so() {
     assert_eq!(status_of(&swarm), 503);
     assert!(swarm.contains("This node is not a swarm manager."), "{swarm}");
     assert!(get("/plugins").await.ends_with("[]\n"));
+    let plugin = get("/plugins/nosuch/json").await;
+    assert_eq!(status_of(&plugin), 404);
+    assert!(plugin.contains("nosuch"), "{plugin}");
 }
 
 #[tokio::test]

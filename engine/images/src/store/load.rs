@@ -288,10 +288,13 @@ pub(super) async fn ensure_embedded(inner: &Arc<Inner>, image: EmbeddedImage<'_>
         run["StopSignal"] = json!(image.stop_signal);
     }
     let work = Arc::clone(inner);
+    let created = image.created.to_owned();
     blocking(move || {
         let (layer, lease) = take_layer(&work, tar.as_slice())?;
         let mut config = base_config(&Platform::host(), &layer, run);
-        config["history"] = json!([{"created_by": "embedded in kelsond", "comment": "kelson"}]);
+        config["created"] = json!(created);
+        config["history"] =
+            json!([{"created": created, "created_by": "embedded in kelsond", "comment": "kelson"}]);
         let id = store_config(&work, &config, layer, Some(name))?;
         lease.end()?;
         work.sync_soon();

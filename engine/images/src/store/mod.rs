@@ -83,6 +83,8 @@ pub struct EmbeddedImage<'a> {
     pub stop_signal: &'a str,
     /// Labels.
     pub labels: &'a [(&'a str, &'a str)],
+    /// When the program was released, RFC 3339: part of the image, so that its digest depends on nothing else.
+    pub created: &'a str,
 }
 
 /// What a prune removed.

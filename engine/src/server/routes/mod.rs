@@ -130,7 +130,7 @@ static ROUTES: &[Route] = table! {
     DELETE "/networks/{id}" => networks::remove;
 
     GET "/plugins" => stubs::no_plugins;
-    GET "/plugins/{path...}" => stubs::not_yet;
+    GET "/plugins/{path...}" => stubs::no_such_plugin;
     POST "/plugins/{path...}" => stubs::not_yet;
     DELETE "/plugins/{path...}" => stubs::not_yet;
 

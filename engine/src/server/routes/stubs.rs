@@ -31,6 +31,13 @@ pub async fn not_in_swarm(_call: Call) -> Result<Reply, ApiError> {
     Err(ApiError::unavailable("This node is not part of a swarm"))
 }
 
+/// `GET /plugins/{name}/json` and its like: `docker inspect` asks for a plugin when nothing else has the name.
+pub async fn no_such_plugin(call: Call) -> Result<Reply, ApiError> {
+    let path = call.var("path");
+    let name = path.strip_suffix("/json").unwrap_or(path);
+    Err(ApiError::not_found(format!("plugin {name:?} not found")))
+}
+
 /// `GET /plugins`: there are none.
 pub async fn no_plugins(_call: Call) -> Result<Reply, ApiError> {
     json(StatusCode::OK, &[(); 0])
