@@ -1,5 +1,5 @@
 //! The one place where a kind is read out of a text: what runc and crun say, which have no kinds of their own.
-//! Tested against the real programs in `tests/foreign.rs`.
+//! Tested against the real programs in `tests/life.rs` and `tests/stdio.rs`.
 use kelson_shim_proto::error::{COMMAND_NOT_EXECUTABLE, COMMAND_NOT_FOUND};
 
 /// Texts, all of which must occur, and the kind they mean. First match wins.
@@ -18,6 +18,11 @@ const KNOWN: &[(&[&str], &str)] = &[
     (&["exec: ", "is a directory"], COMMAND_NOT_EXECUTABLE),
     (&["exec: ", "exec format error"], COMMAND_NOT_EXECUTABLE),
     // crun: open executable: Permission denied; the path `/x` is not executable
+    // crun, a directory or a file without the execute bit
+    (
+        &["open executable", "Operation not permitted"],
+        COMMAND_NOT_EXECUTABLE,
+    ),
     (&["open executable", "Permission denied"], COMMAND_NOT_EXECUTABLE),
     (&["executable path", "is a directory"], COMMAND_NOT_EXECUTABLE),
     (&["is not executable"], COMMAND_NOT_EXECUTABLE),
@@ -60,6 +65,10 @@ mod tests {
             (
                 "executable file `nosuch` not found in $PATH: No such file or directory",
                 Some(COMMAND_NOT_FOUND),
+            ),
+            (
+                "open executable: Operation not permitted",
+                Some(COMMAND_NOT_EXECUTABLE),
             ),
             ("container does not exist", Some("not_found")),
             ("mount `x` to `y`: Operation not permitted", None),
