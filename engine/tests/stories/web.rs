@@ -169,6 +169,11 @@ fn opens_a_shell(client: Client) {
     let play = Playground::new(client, &[Image::Nginx]);
     let image = Image::Nginx.reference();
     play.ok(&["run", "-d", "--name", "web", image]);
+    // nginx forks and renames itself: what is there before is only settled with its worker.
+    eventually("nginx's worker", SECONDS, || {
+        Ok(play.ok(&["top", "web"]).contains("worker process").then_some(()))
+    })
+    .unwrap();
     let before = play.inventory();
     let mut terminal = play.terminal(&["exec", "-it", "web", "sh"], 33, 101);
     terminal.type_line("tty; stty size; echo $((6 * 7))");
