@@ -8,8 +8,8 @@ use kelson_shim_proto::attach::Stream;
 use kelson_shim_proto::serve::PortParams;
 use kelson_shim_proto::task::Mount;
 use nix::sys::signal::Signal;
-use serde::Deserialize;
 
+use crate::config::Config;
 use crate::diagnostics;
 use crate::ending;
 use crate::error::{Doing, Error, Kind, Result, lock};
@@ -19,15 +19,12 @@ use crate::io::pump;
 use crate::io::{self, Addresses, ChildStdio, OurStdio};
 use crate::lifetime::Lifetime;
 use crate::mounts;
-use crate::process::{Described, Phase, Process};
+use crate::process::{Described, Phase, Process, check_exec_id};
 use crate::reaper::{Exit, Reaper};
 use crate::runtime::Runtime;
 
 /// How many processes `exec` may have added at once.
 pub const MAX_EXECS: usize = 1024;
-
-/// The longest exec id; it becomes a directory name.
-const MAX_EXEC_ID: usize = 128;
 
 /// A container and everything that keeps it.
 #[derive(Debug)]
@@ -64,28 +61,6 @@ struct Facts {
 struct Added {
     process: Arc<Process>,
     spec: Vec<u8>,
-}
-
-/// What the shim reads of `config.json`.
-#[derive(Debug, Deserialize)]
-struct Config {
-    linux: Option<Linux>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Linux {
-    cgroups_path: Option<String>,
-    #[serde(default)]
-    namespaces: Vec<Namespace>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Namespace {
-    #[serde(rename = "type")]
-    kind: String,
-    #[serde(default)]
-    path: String,
 }
 
 impl Container {
@@ -167,24 +142,14 @@ impl Container {
     }
 
     fn read_config(&self) -> Result<()> {
-        let path = self.bundle.join("config.json");
-        let text = std::fs::read(&path).doing(|| format!("read {}", path.display()))?;
-        let config: Config = serde_json::from_slice(&text)
-            .map_err(|e| Error::new(Kind::Invalid, format!("{}: {e}", path.display())))?;
-        let linux = config.linux.unwrap_or(Linux {
-            cgroups_path: None,
-            namespaces: Vec::new(),
-        });
+        let config = Config::read(&self.bundle.join("config.json"))?;
         let cgroup = Host::detect()
-            .and_then(|host| host.container(linux.cgroups_path.as_deref(), &self.id))
+            .and_then(|host| host.container(config.cgroups_path(), &self.id))
             .map_err(|error| diagnostics::report(&format!("cgroup of {}: {error}", self.id)))
             .ok();
         let mut facts = lock(&self.facts);
         facts.cgroup = cgroup;
-        facts.own_pid_namespace = linux
-            .namespaces
-            .iter()
-            .any(|ns| ns.kind == "pid" && ns.path.is_empty());
+        facts.own_pid_namespace = config.has_own_pid_namespace();
         facts.cleaned = false;
         Ok(())
     }
@@ -540,32 +505,4 @@ async fn connect(
         pump::start(&process.hub, stream, source)?;
     }
     process.stdin.open_pipe(ours.stdin.take()).await
-}
-
-/// An exec id names a directory: letters, digits, `_`, `-` and inner dots.
-fn check_exec_id(id: &str) -> Result<()> {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
-    let first = id.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
-    if first && id.len() <= MAX_EXEC_ID && id.bytes().all(plain) {
-        return Ok(());
-    }
-    Err(Error::new(
-        Kind::Invalid,
-        format!("exec id {id:?}: want 1 to {MAX_EXEC_ID} letters, digits, '_', '-', '.'"),
-    ))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn exec_ids() {
-        for good in ["a", "0f", "a.b-c_d"] {
-            assert!(check_exec_id(good).is_ok(), "{good}");
-        }
-        for bad in ["", "../x", "a/b", ".a", "-a", "a b", "ä", &"x".repeat(129)] {
-            assert_eq!(check_exec_id(bad).unwrap_err().kind, Kind::Invalid, "{bad}");
-        }
-    }
 }

@@ -12,6 +12,7 @@
 mod attach;
 mod bootstrap;
 pub mod cli;
+mod config;
 mod container;
 mod diagnostics;
 mod ending;

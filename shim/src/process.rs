@@ -13,6 +13,9 @@ use crate::io::hub::Hub;
 use crate::io::stdin::Stdin;
 use crate::reaper::Exit;
 
+/// The longest exec id; it becomes a directory name.
+const MAX_EXEC_ID: usize = 128;
+
 /// What a client told about a process's stdio; given back by `State`.
 #[derive(Clone, Debug, Default)]
 pub struct Described {
@@ -229,5 +232,33 @@ pub fn status(phase: Phase, paused: bool) -> Status {
         Phase::Running if paused => Status::PAUSED,
         Phase::Running => Status::RUNNING,
         Phase::Exited => Status::STOPPED,
+    }
+}
+
+/// An exec id names a directory: letters, digits, `_`, `-` and inner dots.
+pub fn check_exec_id(id: &str) -> Result<()> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
+    let first = id.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
+    if first && id.len() <= MAX_EXEC_ID && id.bytes().all(plain) {
+        return Ok(());
+    }
+    Err(Error::new(
+        Kind::Invalid,
+        format!("exec id {id:?}: want 1 to {MAX_EXEC_ID} letters, digits, '_', '-', '.'"),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exec_ids() {
+        for good in ["a", "0f", "a.b-c_d"] {
+            assert!(check_exec_id(good).is_ok(), "{good}");
+        }
+        for bad in ["", "../x", "a/b", ".a", "-a", "a b", "ä", &"x".repeat(129)] {
+            assert_eq!(check_exec_id(bad).unwrap_err().kind, Kind::Invalid, "{bad}");
+        }
     }
 }
