@@ -1,6 +1,8 @@
 //! What the integration tests share: image archives of their own, a real registry, and a look at the disk.
 #![allow(dead_code, clippy::unwrap_used, clippy::print_stdout)]
 
+pub mod faulty;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Read;
