@@ -62,6 +62,8 @@ pub(crate) struct Container {
     operation: Arc<tokio::sync::Mutex<()>>,
     life: watch::Sender<Life>,
     live: Mutex<Live>,
+    /// Held while the state is written.
+    saving: Mutex<()>,
 }
 
 impl Container {
@@ -81,6 +83,7 @@ impl Container {
             operation: Arc::default(),
             life: watch::Sender::new(life),
             live: Mutex::default(),
+            saving: Mutex::default(),
         }
     }
 
@@ -133,16 +136,21 @@ impl Container {
             change(&mut state);
             let changed = state != *snapshot.state;
             snapshot.state = Arc::new(state);
+            // Told under the lock: the last state is also the last that is told. No listener reads the snapshot.
+            self.life.send_modify(|life| {
+                life.has_process = snapshot.state.status.has_process();
+                life.restarting = snapshot.state.status == Status::Restarting;
+                life.exit_code = snapshot.state.exit_code;
+            });
             (snapshot.state.clone(), changed)
         };
-        if changed && let Err(e) = state.save(&self.dir) {
-            tracing::error!(container = %self.id, error = %e, "keep the state");
+        if changed {
+            // One writer at a time, and always the newest state: a slow writer never puts an old one last.
+            let _saving = self.saving.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Err(e) = self.snapshot().state.save(&self.dir) {
+                tracing::error!(container = %self.id, error = %e, "keep the state");
+            }
         }
-        self.life.send_modify(|life| {
-            life.has_process = state.status.has_process();
-            life.restarting = state.status == Status::Restarting;
-            life.exit_code = state.exit_code;
-        });
         state
     }
 

@@ -142,8 +142,9 @@ pub(crate) fn ended(inner: &Arc<Inner>, container: &Arc<Container>, exit: Exit, 
             s.restart_count += 1;
         }
     };
-    let _ = store::remove_file(&container.dir.join("exit.json"));
     container.end_run(end);
+    // Only now: a daemon that dies in between finds the end here.
+    let _ = store::remove_file(&container.dir.join("exit.json"));
     if again {
         let delay = restart::next_delay(delay, ran);
         tokio::spawn(restart_after(inner.clone(), container.clone(), delay));
@@ -158,7 +159,11 @@ async fn restart_after(inner: Arc<Inner>, container: Arc<Container>, delay: Dura
         return;
     };
     // A stop, a start or a removal in the meantime has decided otherwise.
-    if container.status() != Status::Restarting || container.restart_is_off() || inner.is_shutting_down() {
+    if container.status() != Status::Restarting || inner.is_shutting_down() {
+        return;
+    }
+    if container.restart_is_off() {
+        container.update(|s| s.status = Status::Exited);
         return;
     }
     if let Err(e) = start::locked(&inner, &container, Some(delay)).await {

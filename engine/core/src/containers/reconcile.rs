@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use kelson_network::LiveEndpoint;
 use kelson_shim_proto::task::Status as ShimStatus;
@@ -14,10 +15,16 @@ use super::modes::RestartPolicy;
 use super::record::{Record, State, Status};
 use super::{monitor, remove, restart, start};
 use crate::clock;
-use crate::error::{Doing, Result};
+use crate::error::{Doing, Kind, Result};
 use crate::inner::{Inner, blocking};
 use crate::store;
-use crate::tasks::{Exit, Task, TaskRecord};
+use crate::tasks::{Exit, Task, TaskRecord, TaskState};
+
+/// How long a shim that lives may take to answer a daemon that was started again.
+const TAKE_OVER: Duration = Duration::from_secs(60);
+
+/// The pause between two attempts.
+const TAKE_OVER_PAUSE: Duration = Duration::from_millis(200);
 
 /// Reads all container records. One that cannot be read is reported and left alone.
 pub(crate) fn load(inner: &Inner) -> Result<()> {
@@ -97,7 +104,9 @@ pub(crate) async fn run(inner: &Arc<Inner>) -> Result<()> {
         }
     }
     // Shims without a container: created by a start whose container is gone.
-    for (_, orphan) in tasks {
+    // One whose container's record cannot be read (damaged, or of a newer release) runs on.
+    let kept = inner.kept_snapshots();
+    for (_, orphan) in tasks.into_iter().filter(|(id, _)| !kept.contains(id)) {
         let inner = inner.clone();
         tokio::spawn(async move {
             if let Err(e) = Task::destroy(&orphan, &inner.roots).await {
@@ -167,18 +176,27 @@ async fn one(
     by_policy(&inner, &container).await;
 }
 
+async fn ask(inner: &Arc<Inner>, record: &TaskRecord) -> Result<(Arc<Task>, TaskState)> {
+    let task = Task::connect(record.clone(), &inner.roots).await?;
+    let state = task.state("").await?;
+    Ok((task, state))
+}
+
 /// Connects to the shim of a running container; false when there is no such container in it any more.
 async fn take_over(inner: &Arc<Inner>, container: &Arc<Container>, record: &TaskRecord) -> bool {
-    let connected = match Task::connect(record.clone(), &inner.roots).await {
-        Ok(task) => task.state("").await.map(|state| (task, state)),
-        Err(e) => Err(e),
-    };
-    let (task, state) = match connected {
-        Ok(found) => found,
-        Err(e) => {
-            tracing::warn!(container = %container.id, error = %e, "take over a running container");
+    let deadline = tokio::time::Instant::now() + TAKE_OVER;
+    let (task, state) = loop {
+        let error = match ask(inner, record).await {
+            Ok(found) => break found,
+            Err(e) => e,
+        };
+        tracing::warn!(container = %container.id, error = %error, "take over a running container");
+        // A shim that lives and does not answer yet holds a container that runs: it gets time, not a signal.
+        let gone = error.kind() == Kind::NotFound || !record.is_alive(&inner.roots);
+        if gone || tokio::time::Instant::now() >= deadline {
             return false;
         }
+        tokio::time::sleep(TAKE_OVER_PAUSE).await;
     };
     let status = match state.status {
         ShimStatus::RUNNING => Status::Running,
@@ -290,6 +308,7 @@ fn orphaned_snapshots(inner: &Inner) -> Vec<String> {
 }
 
 fn orphaned_bundles(inner: &Inner) -> Vec<PathBuf> {
+    let kept = inner.kept_snapshots();
     let entries = std::fs::read_dir(inner.roots.bundles())
         .into_iter()
         .flatten()
@@ -298,7 +317,7 @@ fn orphaned_bundles(inner: &Inner) -> Vec<PathBuf> {
         .filter(|e| {
             e.file_name()
                 .to_str()
-                .is_some_and(|id| !inner.containers.contains(id))
+                .is_some_and(|id| !inner.containers.contains(id) && !kept.iter().any(|kept| kept == id))
         })
         .map(|e| e.path())
         .collect()

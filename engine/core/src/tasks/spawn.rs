@@ -207,7 +207,14 @@ impl Spawned {
         // Somebody has to reap it, whenever it ends.
         let mut child = self.child;
         tokio::spawn(async move { child.wait().await });
-        Task::connect(self.record, roots).await
+        let record = self.record.clone();
+        match Task::connect(self.record, roots).await {
+            Ok(task) => Ok(task),
+            Err(e) => {
+                let _ = Task::destroy(&record, roots).await;
+                Err(e)
+            }
+        }
     }
 
     async fn exchange(&mut self) -> Result<()> {

@@ -3,7 +3,7 @@
 
 use std::ffi::CStr;
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, Timespec, Timestamps, XattrFlags};
@@ -97,8 +97,7 @@ fn copy_entry(
         FileType::Socket => Ok(()),
         kind => {
             rustix::fs::mknodat(to, name, kind, mode, stat.st_rdev)?;
-            own(to, name, stat)?;
-            rustix::fs::chmodat(to, name, mode, AtFlags::empty())
+            finish_node(to, name, kind, stat)
         }
     }
 }
@@ -110,6 +109,23 @@ fn copy_bytes(source: std::io::Result<OwnedFd>, target: std::io::Result<OwnedFd>
         Ok(_) => Ok(()),
         Err(e) => Err(Errno::from_io_error(&e).unwrap_or(Errno::IO)),
     }
+}
+
+/// Owner and mode of a node just made, by descriptor: a container that shares the volume may have put a link in its place.
+fn finish_node(to: BorrowedFd<'_>, name: &CStr, kind: FileType, stat: &Stat) -> rustix::io::Result<()> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let node = rustix::fs::openat(to, name, flags, Mode::empty())?;
+    if FileType::from_raw_mode(rustix::fs::fstat(&node)?.st_mode) != kind {
+        return Err(Errno::LOOP);
+    }
+    let owner = (
+        rustix::fs::Uid::from_raw(stat.st_uid),
+        rustix::fs::Gid::from_raw(stat.st_gid),
+    );
+    rustix::fs::chownat(&node, c"", Some(owner.0), Some(owner.1), AtFlags::EMPTY_PATH)?;
+    // fchmod refuses O_PATH; the link names this inode and no other.
+    let link = format!("/proc/self/fd/{}", node.as_raw_fd());
+    rustix::fs::chmodat(CWD, link, Mode::from_raw_mode(stat.st_mode), AtFlags::empty())
 }
 
 fn own(dir: BorrowedFd<'_>, name: &CStr, stat: &Stat) -> rustix::io::Result<()> {
@@ -187,6 +203,23 @@ pub(crate) fn size(path: &Path) -> u64 {
 mod tests {
     use super::*;
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+    #[test]
+    fn a_link_in_place_of_a_new_node_is_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let outside = dir.path().join("outside");
+        std::fs::write(&outside, "").unwrap();
+        std::fs::set_permissions(&outside, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let volume = dir.path().join("volume");
+        std::fs::create_dir(&volume).unwrap();
+        symlink(&outside, volume.join("node")).unwrap();
+        let to = rustix::fs::openat(CWD, &volume, dir_flags(), Mode::empty()).unwrap();
+        let mut stat = rustix::fs::stat(&outside).unwrap();
+        stat.st_mode = 0o4777;
+        let result = finish_node(to.as_fd(), c"node", FileType::Fifo, &stat);
+        assert_eq!(result.unwrap_err(), Errno::LOOP);
+        assert_eq!(std::fs::metadata(&outside).unwrap().mode() & 0o7777, 0o600);
+    }
 
     #[test]
     fn content_owners_modes_and_links_are_kept() {
