@@ -38,7 +38,7 @@ build: build-packages static dynamic ## build release binaries into target/kelso
 
 # A static glibc can't load name services: a call that needs them links with a warning and fails on the user's machine. Only
 # ld.bfd gives that warning, and rustc hides what a linker says unless asked. Cargo repeats it when nothing is built anew.
-STATIC_FLAGS := -C target-feature=+crt-static -C link-arg=-fuse-ld=bfd -W linker-messages
+STATIC_FLAGS := -C target-feature=+crt-static -C link-arg=-fuse-ld=bfd -C link-arg=-Wl,-z,pack-relative-relocs -W linker-messages
 
 .PHONY: static
 static:
