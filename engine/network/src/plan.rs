@@ -218,7 +218,7 @@ pub(crate) fn outside_links(links: &[Link]) -> Vec<String> {
 pub(crate) fn may_stop_forwarding(links: &[Link]) -> bool {
     links
         .iter()
-        .all(|l| l.loopback || matches!(l.kind.as_str(), "" | "vlan" | "bond" | "team" | "dummy"))
+        .all(|l| l.loopback || matches!(l.kind.as_str(), "" | "vlan" | "bond" | "team" | "dummy" | "ifb"))
 }
 
 /// Whether `reconcile` deletes a link: one of our names on our bridge, or on none (its bridge has been deleted, and
