@@ -392,6 +392,7 @@ mod tests {
             ..link("lo", "")
         };
         assert!(may_stop_forwarding(&[lo.clone(), link("eth0", "")]));
+        assert!(may_stop_forwarding(&[lo.clone(), link("ifb0", "ifb")]));
         assert!(!may_stop_forwarding(&[lo.clone(), link("docker0", "bridge")]));
         assert_eq!(
             outside_links(&[lo, link("eth0", ""), link("docker0", "bridge")]),
