@@ -52,6 +52,8 @@ struct Live {
     execs: Vec<String>,
     /// The restart policy is off for the present run (stop, kill, removal).
     no_restart: bool,
+    /// A restart is under way: the end of its first half removes nothing.
+    kept: bool,
 }
 
 #[derive(Debug)]
@@ -243,6 +245,15 @@ impl Container {
 
     pub fn no_restart(&self, off: bool) {
         self.live().no_restart = off;
+    }
+
+    /// Says whether the end of the present run may remove the container (`--rm`).
+    pub fn keep(&self, kept: bool) {
+        self.live().kept = kept;
+    }
+
+    pub fn is_kept(&self) -> bool {
+        self.live().kept
     }
 
     pub fn restart_is_off(&self) -> bool {

@@ -175,7 +175,8 @@ async fn auto_remove(inner: Arc<Inner>, container: Arc<Container>) {
     let Ok(_operation) = container.lock().await else {
         return;
     };
-    if container.status().has_process() || !inner.containers.contains(&container.id) {
+    let kept = container.status().has_process() || container.is_kept();
+    if kept || !inner.containers.contains(&container.id) {
         return;
     }
     if let Err(e) = remove::locked(&inner, &container, true).await {

@@ -148,18 +148,27 @@ pub(crate) async fn kill(inner: &Arc<Inner>, name: &str, signal: Option<&str>) -
     send(inner, &container, signal).await.map_err(|e| e.wrap(doing()))
 }
 
-/// `docker restart`.
-pub(crate) async fn restart(inner: &Arc<Inner>, name: &str, options: &StopOptions) -> Result<()> {
-    let container = inner.containers.find(name)?;
+async fn stop_and_start(inner: &Arc<Inner>, container: &Arc<Container>, options: &StopOptions) -> Result<()> {
     match stop(inner, &container.id, options).await {
         Err(e) if e.kind() != Kind::NotModified => return Err(e),
         _ => {}
     }
     let _operation = container.lock().await?;
-    if !container.status().has_process() {
-        container.update(|s| s.manually_stopped = false);
-        start::locked(inner, &container, None).await?;
+    if container.status().has_process() {
+        return Ok(());
     }
+    container.update(|s| s.manually_stopped = false);
+    start::locked(inner, container, None).await
+}
+
+/// `docker restart`.
+pub(crate) async fn restart(inner: &Arc<Inner>, name: &str, options: &StopOptions) -> Result<()> {
+    let container = inner.containers.find(name)?;
+    // With `--rm` too: it ends here only to begin again.
+    container.keep(true);
+    let result = stop_and_start(inner, &container, options).await;
+    container.keep(false);
+    result?;
     inner.emit(&container, "restart", &[]);
     Ok(())
 }
