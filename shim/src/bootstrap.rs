@@ -26,9 +26,6 @@ use crate::reaper::Reaper;
 use crate::runtime::Runtime;
 use crate::service::Service;
 
-/// How unlikely the kernel is to kill the shim for want of memory. Best effort: it needs a capability.
-const OOM_SCORE_ADJ: &str = "-999";
-
 /// How long answers under way may take to be sent at the end.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -93,7 +90,6 @@ fn set_up() -> Result<(ServeParams, Inherited)> {
     let _ = rustix::process::setsid();
     std::env::set_current_dir("/").doing(|| "change to /".to_owned())?;
     set_child_subreaper(Some(rustix::process::getpid())).doing(|| "become a subreaper".to_owned())?;
-    let _ = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJ);
     if let Some(path) = &params.shim_cgroup {
         join_cgroup(path)?;
     }
