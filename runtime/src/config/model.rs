@@ -2,13 +2,13 @@
 //!
 //! The leaves are `oci-spec`'s types. The outer four are our own, for three reasons: the seccomp profile stays
 //! raw text (on a cache hit its hundreds of names are never parsed), unknown capability names are a warning and
-//! not an error, and `null` is accepted wherever Go writes one.
+//! not an error, and `null` is accepted wherever Go writes one. Fields whose values are names of the kernel's
+//! constants stay names here, as `oci-spec` spells some of them otherwise than the specification.
 
 use std::collections::HashMap;
 
 use oci_spec::runtime::{
-    Hooks, LinuxDevice, LinuxIdMapping, LinuxNamespace, LinuxPersonality, LinuxResources, Mount, PosixRlimit,
-    Root,
+    Hooks, LinuxDevice, LinuxIdMapping, LinuxNamespace, LinuxResources, Mount, PosixRlimit, Root,
 };
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
@@ -76,10 +76,61 @@ pub struct Process {
     pub oom_score_adj: Option<i32>,
     /// SELinux label.
     pub selinux_label: Option<String>,
-    /// Scheduling attributes; checked, not applied yet.
-    pub scheduler: Option<serde::de::IgnoredAny>,
-    /// I/O priority; checked, not applied yet.
-    pub io_priority: Option<serde::de::IgnoredAny>,
+    /// Attributes of sched_setattr(2).
+    pub scheduler: Option<Scheduler>,
+    /// Class and level of ioprio_set(2).
+    pub io_priority: Option<IoPriority>,
+    /// CPUs of processes that `exec` adds.
+    #[serde(rename = "execCPUAffinity")]
+    pub exec_cpu_affinity: Option<ExecCpuAffinity>,
+}
+
+/// `process.scheduler`.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Deserialize)]
+pub struct Scheduler {
+    /// `SCHED_*`
+    #[serde(default)]
+    pub policy: String,
+    /// For `SCHED_OTHER` and `SCHED_BATCH`.
+    #[serde(default, deserialize_with = "or_default")]
+    pub nice: i32,
+    /// For `SCHED_FIFO` and `SCHED_RR`.
+    #[serde(default, deserialize_with = "or_default")]
+    pub priority: i32,
+    /// `SCHED_FLAG_*`
+    #[serde(default, deserialize_with = "or_default")]
+    pub flags: Vec<String>,
+    /// For `SCHED_DEADLINE`, nanoseconds.
+    #[serde(default, deserialize_with = "or_default")]
+    pub runtime: u64,
+    /// For `SCHED_DEADLINE`, nanoseconds.
+    #[serde(default, deserialize_with = "or_default")]
+    pub deadline: u64,
+    /// For `SCHED_DEADLINE`, nanoseconds.
+    #[serde(default, deserialize_with = "or_default")]
+    pub period: u64,
+}
+
+/// `process.ioPriority`.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Deserialize)]
+pub struct IoPriority {
+    /// `IOPRIO_CLASS_*`
+    #[serde(default)]
+    pub class: String,
+    /// 0 to 7, the highest first.
+    #[serde(default, deserialize_with = "or_default")]
+    pub priority: i64,
+}
+
+/// `process.execCPUAffinity`: lists such as `0-3,7`.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Deserialize)]
+pub struct ExecCpuAffinity {
+    /// Until the process is in the container's cgroup.
+    #[serde(default, deserialize_with = "or_default")]
+    pub initial: String,
+    /// From then on.
+    #[serde(default, rename = "final", deserialize_with = "or_default")]
+    pub last: String,
 }
 
 /// Initial size of the terminal, in characters.
@@ -166,16 +217,41 @@ pub struct Linux {
     /// SELinux context of mounts.
     pub mount_label: Option<String>,
     /// Execution domain.
-    pub personality: Option<LinuxPersonality>,
+    pub personality: Option<Personality>,
     /// Clock offsets of a new time namespace; refused for now.
     pub time_offsets: Option<serde::de::IgnoredAny>,
     /// Cache and bandwidth allocation; refused for now.
     pub intel_rdt: Option<serde::de::IgnoredAny>,
-    /// NUMA policy; refused for now.
-    pub memory_policy: Option<serde::de::IgnoredAny>,
+    /// NUMA policy.
+    pub memory_policy: Option<MemoryPolicy>,
     /// Host interfaces to move in; refused for now.
     #[serde(default, deserialize_with = "or_default")]
     pub net_devices: HashMap<String, serde::de::IgnoredAny>,
+}
+
+/// `linux.personality`.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Deserialize)]
+pub struct Personality {
+    /// `LINUX` or `LINUX32`
+    #[serde(default)]
+    pub domain: String,
+    /// Names of personality(2) without a prefix, such as `ADDR_NO_RANDOMIZE`.
+    #[serde(default, deserialize_with = "or_default")]
+    pub flags: Vec<String>,
+}
+
+/// `linux.memoryPolicy`.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Deserialize)]
+pub struct MemoryPolicy {
+    /// `MPOL_*`
+    #[serde(default)]
+    pub mode: String,
+    /// A list such as `0-3,7`.
+    #[serde(default, deserialize_with = "or_default")]
+    pub nodes: String,
+    /// `MPOL_F_*`
+    #[serde(default, deserialize_with = "or_default")]
+    pub flags: Vec<String>,
 }
 
 /// `null` is the default value: Go writes one for an empty slice or pointer.

@@ -16,6 +16,8 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::init::exec::{self, Plan};
 use crate::log::Log;
 use crate::namespaces::decide::flag;
+use crate::process::affinity;
+use crate::process::attributes::Attributes;
 use crate::{seccomp, terminal};
 
 /// What `exec` was asked for.
@@ -65,7 +67,7 @@ pub fn exec(
     store: &Store,
     log: &Log,
     options: &Options,
-    process: Process,
+    mut process: Process,
     console: Console,
 ) -> Result<(Pid, OwnedFd)> {
     let entry = store.open(&options.id)?;
@@ -82,7 +84,10 @@ pub fn exec(
         _ => return Err(Error::new(Kind::Conflict, "cannot exec in a stopped container")),
     }
     validate::process(&process, "")?;
-    let config = config::load_bundle(&record.bundle)?;
+    let mut config = config::load_bundle(&record.bundle)?;
+    if let Some(of_container) = config.process.take() {
+        inherit(&mut process, of_container);
+    }
     let filter = match &config.linux.seccomp {
         Some(profile) => seccomp::prepare(profile, Some(&store.seccomp_cache()))?,
         None => None,
@@ -114,6 +119,8 @@ pub fn exec(
     let joiner = cgroup.joiner()?;
     let capabilities = capability_sets(&process, record.namespaces & flag(Ns::User) != 0, log)?;
     let plan = Plan {
+        attributes: Attributes::decide(&process, &config.linux)?,
+        affinity: affinity::decide(process.exec_cpu_affinity.as_ref(), "process.execCPUAffinity")?,
         id: record.id.clone(),
         target: open_init(&record)?,
         namespaces: record.namespaces,
@@ -127,6 +134,21 @@ pub fn exec(
     let (pid, pidfd) = exec::start(&plan, &joiner)?;
     pid_file(options.pid_file.as_deref(), pid.as_raw())?;
     Ok((pid, pidfd))
+}
+
+/// What process.json does not say, it has from the container's own process, as with runc.
+fn inherit(process: &mut Process, of_container: Process) {
+    process.capabilities = process.capabilities.take().or(of_container.capabilities);
+    if process.rlimits.is_empty() {
+        process.rlimits = of_container.rlimits;
+    }
+    process.user.umask = process.user.umask.or(of_container.user.umask);
+    process.oom_score_adj = process.oom_score_adj.or(of_container.oom_score_adj);
+    process.apparmor_profile = process.apparmor_profile.take().or(of_container.apparmor_profile);
+    process.selinux_label = process.selinux_label.take().or(of_container.selinux_label);
+    process.scheduler = process.scheduler.take().or(of_container.scheduler);
+    process.io_priority = process.io_priority.take().or(of_container.io_priority);
+    process.exec_cpu_affinity = (process.exec_cpu_affinity.take()).or(of_container.exec_cpu_affinity);
 }
 
 /// Checked after opening, so the number cannot belong to another process by now.

@@ -12,6 +12,7 @@ use crate::config::{self, Config, Process, validate};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::log::Log;
 use crate::namespaces::Namespaces;
+use crate::process::attributes::Attributes;
 use crate::process::capabilities::{self, Sets};
 use crate::seccomp::{self, Filter};
 use crate::terminal;
@@ -56,6 +57,8 @@ pub struct Plan {
     pub devices: DeviceRules,
     /// Reduced to what the caller can give.
     pub capabilities: Sets,
+    /// Scheduler, personality and the like.
+    pub attributes: Attributes,
     /// Its system call filter.
     pub filter: Option<Filter>,
     /// Where the terminal's master goes; none without a terminal.
@@ -92,6 +95,7 @@ pub fn plan(store: &Store, log: &Log, options: &Options, console: Console) -> Re
         .process
         .take()
         .ok_or_else(|| Error::field("process", "is required"))?;
+    let attributes = Attributes::decide(&process, &config.linux)?;
     let rootfs = rootfs(&config, &bundle)?;
     let namespaces = Namespaces::decide(&config.linux.namespaces);
     let cgroup = Host::detect()?.container(config.linux.cgroups_path.as_deref(), &options.id)?;
@@ -111,6 +115,7 @@ pub fn plan(store: &Store, log: &Log, options: &Options, console: Console) -> Re
         cgroup,
         devices,
         capabilities,
+        attributes,
         filter,
         console,
         preserve_fds: options.preserve_fds + listen,

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use kelson_cgroups::Joiner;
-use oci_spec::runtime::{Hooks, LinuxNamespaceType as Ns, LinuxPersonalityDomain};
+use oci_spec::runtime::{Hooks, LinuxNamespaceType as Ns};
 
 use super::finalize::{self, Target};
 use super::sync::{self, Channel, Message};
@@ -13,7 +13,7 @@ use crate::config::validate::dotted;
 use crate::container::launch::Plan;
 use crate::error::{Doing, Error, Result};
 use crate::namespaces::join::{self, Opened};
-use crate::process::{credentials, keyring};
+use crate::process::{affinity, credentials, keyring};
 use crate::rootfs::{self, Setup};
 use crate::{hooks, lsm, terminal};
 
@@ -84,6 +84,7 @@ fn prepare(
         opened.enter()?;
     }
     joiner.join()?;
+    affinity::reset();
     if ns.new_cgroup {
         join::unshare_cgroup()?;
     }
@@ -103,7 +104,6 @@ fn prepare(
     // The three that use /proc come while it is the host's, which nobody inside can have prepared.
     let label = lsm::prepare(&plan.process, "process.")?;
     write_sysctl(plan)?;
-    personality(plan)?;
 
     let setup = Setup {
         config,
@@ -133,6 +133,7 @@ fn prepare(
     let target = Target {
         process: &plan.process,
         capabilities: plan.capabilities,
+        attributes: &plan.attributes,
         filter: plan.filter.as_ref(),
         in_user_namespace: ns.has(Ns::User),
         preserve_fds: plan.preserve_fds,
@@ -255,21 +256,6 @@ fn write_sysctl(plan: &Plan) -> Result<()> {
             .replace('\0', "/");
         let path = Path::new("/proc/sys").join(path);
         std::fs::write(&path, value).doing(|| format!("linux.sysctl[{name:?}]: write {value:?}"))?;
-    }
-    Ok(())
-}
-
-fn personality(plan: &Plan) -> Result<()> {
-    use nix::sys::personality::{self, Persona};
-    match plan.config.linux.personality.as_ref().map(|p| p.domain()) {
-        Some(LinuxPersonalityDomain::PerLinux32) => {
-            // PER_LINUX32
-            personality::set(Persona::from_bits_retain(0x0008)).doing(|| "linux.personality: set LINUX32")?;
-        }
-        Some(LinuxPersonalityDomain::PerLinux) => {
-            personality::set(Persona::empty()).doing(|| "linux.personality: set LINUX")?;
-        }
-        None => {}
     }
     Ok(())
 }

@@ -15,8 +15,10 @@ use crate::config::Process;
 use crate::error::{Doing, Error, IntoError, Kind, Result};
 use crate::namespaces::decide::flag;
 use crate::namespaces::join;
+use crate::process::affinity::Affinity;
+use crate::process::attributes::Attributes;
 use crate::process::capabilities::Sets;
-use crate::process::{credentials, keyring};
+use crate::process::{credentials, keyring, oom};
 use crate::seccomp::Filter;
 use crate::{lsm, terminal};
 
@@ -33,6 +35,10 @@ pub struct Plan {
     pub namespaces: u64,
     /// See [`crate::container::launch::capability_sets`].
     pub capabilities: Sets,
+    /// Scheduler, personality and the like.
+    pub attributes: Attributes,
+    /// CPUs before and after it is in the container's cgroup.
+    pub affinity: Affinity,
     /// The container's filter.
     pub filter: Option<Filter>,
     /// Where the terminal's master goes.
@@ -54,6 +60,7 @@ pub fn start(plan: &Plan, joiner: &Joiner) -> Result<(Pid, OwnedFd)> {
         setns(plan.target.as_fd(), CloneFlags::CLONE_NEWPID)
             .doing(|| "join the container's pid namespace")?;
     }
+    plan.affinity.apply_initial()?;
     let (ours, theirs) = sync::pair()?;
     let mut ours = Some(ours);
     let spawned = spawn(
@@ -93,9 +100,11 @@ pub fn start(plan: &Plan, joiner: &Joiner) -> Result<(Pid, OwnedFd)> {
 }
 
 fn become_member(plan: &Plan, joiner: &Joiner) -> Result<finalize::Program> {
-    // While /proc is the host's.
+    // Both while /proc is the host's, and this process still the host's root.
     let label = lsm::prepare(&plan.process, "")?;
+    oom::adjust("self", plan.process.oom_score_adj)?;
     joiner.join()?;
+    plan.affinity.apply_last()?;
     let namespaces = plan.namespaces & !flag(Ns::Pid);
     if namespaces != 0 {
         join::enter_of(&plan.target, namespaces)?;
@@ -119,6 +128,7 @@ fn become_member(plan: &Plan, joiner: &Joiner) -> Result<finalize::Program> {
     let target = Target {
         process: &plan.process,
         capabilities: plan.capabilities,
+        attributes: &plan.attributes,
         filter: plan.filter.as_ref(),
         in_user_namespace,
         preserve_fds: plan.preserve_fds,

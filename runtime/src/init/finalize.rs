@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use crate::config::Process;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::lsm;
+use crate::process::attributes::Attributes;
 use crate::process::capabilities::{self, Sets};
 use crate::process::{command, credentials, rlimits};
 use crate::seccomp::Filter;
@@ -23,6 +24,8 @@ pub struct Target<'a> {
     pub process: &'a Process,
     /// Its capabilities.
     pub capabilities: Sets,
+    /// Scheduler, personality and the like.
+    pub attributes: &'a Attributes,
     /// Its system call filter.
     pub filter: Option<&'a Filter>,
     /// It is in a user namespace other than the runtime's.
@@ -64,6 +67,7 @@ pub fn become_target(t: &Target<'_>, label: lsm::Prepared, terminal: Option<Owne
     if p.no_new_privileges {
         rustix::thread::set_no_new_privs(true).doing(|| "process.noNewPrivileges: set")?;
     }
+    t.attributes.apply()?;
     label.apply()?;
     // Without no_new_privs loading a filter takes CAP_SYS_ADMIN, which is about to go.
     if let (Some(filter), false) = (t.filter, p.no_new_privileges) {

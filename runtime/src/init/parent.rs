@@ -1,6 +1,5 @@
 //! The runtime's side: making the first process and leading it to `Ready`.
 
-use std::fs;
 use std::os::fd::OwnedFd;
 
 use kelson_cgroups::Joiner;
@@ -16,6 +15,7 @@ use crate::container::launch::Plan;
 use crate::error::{Doing, Error, IntoError, Kind, Result};
 use crate::namespaces::join::{self, Opened};
 use crate::namespaces::user;
+use crate::process::oom;
 use oci_spec::runtime::LinuxNamespaceType as Ns;
 
 /// The container's first process. Unless it is released, dropping this kills and reaps it.
@@ -97,11 +97,8 @@ pub fn start(
     } else {
         direct(plan, joiner, gate, &opened, ours, theirs)?
     };
-    if let Some(adj) = plan.process.oom_score_adj {
-        // From here, as the child may not be allowed to, and owns nothing of its own /proc entry.
-        fs::write(format!("/proc/{}/oom_score_adj", init.pid), adj.to_string())
-            .doing(|| format!("process.oomScoreAdj: set {adj}"))?;
-    }
+    // From here, as the child may not be allowed to, and owns nothing of its own /proc entry.
+    oom::adjust(init.pid, plan.process.oom_score_adj)?;
     lead(plan, &mut init, hooks)?;
     Ok(init)
 }

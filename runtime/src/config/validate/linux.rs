@@ -5,6 +5,7 @@ use oci_spec::runtime::{LinuxDeviceType, LinuxNamespaceType as Ns};
 use super::super::model::Config;
 use super::{ns_name, unsupported};
 use crate::error::{Error, Result};
+use crate::process::{memory_policy, personality};
 use crate::rootfs::options;
 
 pub(super) fn devices(c: &Config) -> Result<()> {
@@ -111,10 +112,15 @@ pub(super) fn rest(c: &Config) -> Result<()> {
             ));
         }
     }
+    if let Some(p) = &l.personality {
+        personality::decide(p)?;
+    }
+    if let Some(m) = &l.memory_policy {
+        memory_policy::decide(m)?;
+    }
     let refused = [
         ("timeOffsets", l.time_offsets.is_some()),
         ("intelRdt", l.intel_rdt.is_some()),
-        ("memoryPolicy", l.memory_policy.is_some()),
         ("netDevices", !l.net_devices.is_empty()),
     ];
     match refused.iter().find(|(_, set)| *set) {

@@ -1,8 +1,8 @@
 //! `process`.
 
 use super::super::model::Process;
-use super::unsupported;
 use crate::error::{Error, Result};
+use crate::process::{affinity, scheduler};
 
 /// Checks a process: `at` is `process`, or empty for a file of its own.
 ///
@@ -55,11 +55,14 @@ pub fn process(p: &Process, at: &str) -> Result<()> {
             format!("{adj} is not between -1000 and 1000"),
         ));
     }
-    if p.scheduler.is_some() {
-        return Err(unsupported(&field("scheduler")));
+    if let Some(s) = &p.scheduler {
+        scheduler::decide(s, &field("scheduler"))?;
     }
-    if p.io_priority.is_some() {
-        return Err(unsupported(&field("ioPriority")));
+    if let Some(io) = &p.io_priority {
+        scheduler::io_priority(io, &field("ioPriority"))?;
+    }
+    if let Some(a) = &p.exec_cpu_affinity {
+        affinity::decide(Some(a), &field("execCPUAffinity"))?;
     }
     Ok(())
 }
