@@ -1,21 +1,119 @@
-//! runc's log file: one line per message, as text or JSON; engines read their error text from it.
+//! The log: one line per message, as text or JSON; engines read their error text from it.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::OpenOptions;
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
 use crate::error::{Doing, Error, Result};
 
-/// `--log` and `--log-format`.
+const JOURNAL: &str = "/run/systemd/journal/socket";
+const SYSLOG: &str = "/dev/log";
+
+/// How much a message matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Level {
+    /// Stages, for who looks for a fault.
+    Debug,
+    /// Nothing is written at this level yet; runc's default.
+    Info,
+    /// Something asked for was left out.
+    #[default]
+    Warning,
+    /// The command failed.
+    Error,
+}
+
+impl Level {
+    /// By its name, or one that logrus has for it.
+    pub fn parse(name: &str) -> Option<Self> {
+        match name.to_ascii_lowercase().as_str() {
+            "debug" | "trace" => Some(Self::Debug),
+            "info" => Some(Self::Info),
+            "warning" | "warn" => Some(Self::Warning),
+            "error" | "fatal" | "panic" => Some(Self::Error),
+            _ => None,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Debug => "debug",
+            Self::Info => "info",
+            Self::Warning => "warning",
+            Self::Error => "error",
+        }
+    }
+
+    /// syslog's severity.
+    fn severity(self) -> u8 {
+        match self {
+            Self::Debug => 7,
+            Self::Info => 6,
+            Self::Warning => 4,
+            Self::Error => 3,
+        }
+    }
+}
+
+/// Where messages go.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Target {
+    /// Standard error alone.
+    #[default]
+    Stderr,
+    /// A file, appended to.
+    File(PathBuf),
+    /// systemd's journal, under this identifier.
+    Journald(String),
+    /// syslog, under this identifier.
+    Syslog(String),
+}
+
+impl Target {
+    /// The value of `--log`: a path, or one of crun's forms `file:PATH`, `journald:IDENT`, `syslog:IDENT`.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(value: &OsStr) -> std::result::Result<Self, String> {
+        let bytes = value.as_bytes();
+        let ident = |rest: &[u8]| match std::str::from_utf8(rest) {
+            Ok(ident) if !ident.is_empty() && ident.bytes().all(|b| b.is_ascii_graphic()) => {
+                Ok(ident.to_owned())
+            }
+            _ => Err(format!(
+                "{}: an identifier is printable and not empty",
+                value.display()
+            )),
+        };
+        if let Some(rest) = bytes.strip_prefix(b"journald:") {
+            return ident(rest).map(Self::Journald);
+        }
+        if let Some(rest) = bytes.strip_prefix(b"syslog:") {
+            return ident(rest).map(Self::Syslog);
+        }
+        let path = bytes.strip_prefix(b"file:").unwrap_or(bytes);
+        if path.is_empty() {
+            return Ok(Self::Stderr);
+        }
+        Ok(Self::File(PathBuf::from(OsString::from(OsStr::from_bytes(path)))))
+    }
+}
+
+/// `--log`, `--log-format` and `--log-level`.
 #[derive(Debug, Clone, Default)]
 pub struct Log {
-    /// The file; messages also go to standard error.
-    pub file: Option<OsString>,
+    /// Where messages go.
+    pub target: Target,
     /// JSON lines instead of text.
     pub json: bool,
+    /// What is below it is left out.
+    pub level: Level,
 }
 
 #[derive(Serialize)]
@@ -35,58 +133,109 @@ impl Log {
     /// # Errors
     /// What opening reported.
     pub fn open(&self) -> Result<()> {
-        self.append(b"")
-    }
-
-    /// Writes one error, with its kind and errno.
-    pub fn error(&self, text: &str, error: Option<&Error>) {
-        let line = Line {
-            level: "error",
-            msg: text,
-            time: rfc3339(SystemTime::now()),
-            kind: error.map(|e| e.kind().name()),
-            errno: error.and_then(Error::errno),
-        };
-        self.line(&line);
-    }
-
-    /// Writes one warning to the file, or to standard error where there is none.
-    pub fn warn(&self, text: &str) {
-        self.line(&Line {
-            level: "warning",
-            msg: text,
-            time: rfc3339(SystemTime::now()),
-            kind: None,
-            errno: None,
-        });
-        if self.file.is_none() {
-            stderr(&format!("warning: {text}"));
+        match &self.target {
+            Target::File(path) => append(path, b""),
+            _ => Ok(()),
         }
     }
 
-    fn line(&self, line: &Line<'_>) {
-        if self.file.is_none() {
+    /// Writes the error that ends the command, with its kind and errno; people see its text on standard error as well.
+    pub fn fatal(&self, text: &str, error: &Error) {
+        if self.target == Target::Stderr && !self.json {
+            return stderr(text);
+        }
+        self.write(Level::Error, text, Some((error.kind().name(), error.errno())));
+        if self.target != Target::Stderr {
+            stderr(text);
+        }
+    }
+
+    /// Writes one warning.
+    pub fn warn(&self, text: &str) {
+        if self.target == Target::Stderr && !self.json && self.level <= Level::Warning {
+            return stderr(&format!("warning: {text}"));
+        }
+        self.write(Level::Warning, text, None);
+    }
+
+    /// Whether [`Log::debug`] writes anything.
+    pub fn is_debug(&self) -> bool {
+        self.level == Level::Debug
+    }
+
+    /// Writes a stage that was reached; the text is built only when it is wanted.
+    pub fn debug<T: AsRef<str>>(&self, text: impl FnOnce() -> T) {
+        if self.is_debug() {
+            self.write(Level::Debug, text().as_ref(), None);
+        }
+    }
+
+    fn write(&self, level: Level, text: &str, error: Option<(&'static str, Option<i32>)>) {
+        if level < self.level {
             return;
         }
-        let mut out = if self.json {
-            serde_json::to_vec(line).unwrap_or_default()
-        } else {
-            format!("time={:?} level={} msg={:?}", line.time, line.level, line.msg).into_bytes()
+        let line = self.line(level, text, error);
+        // There is nowhere left to report that the log cannot be written; standard error has what ends a command.
+        let _ = match &self.target {
+            Target::Stderr => {
+                stderr(line.trim_end_matches('\n'));
+                Ok(())
+            }
+            Target::File(path) => append(path, line.as_bytes()),
+            Target::Journald(ident) => send(Path::new(JOURNAL), &journal_entry(ident, level, text)),
+            Target::Syslog(ident) => send(Path::new(SYSLOG), &syslog_entry(ident, level, text)),
         };
-        out.push(b'\n');
-        // There is nowhere left to report that the log cannot be written; standard error has the message.
-        let _ = self.append(&out);
     }
 
-    fn append(&self, bytes: &[u8]) -> Result<()> {
-        let Some(path) = &self.file else { return Ok(()) };
-        OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(path)
-            .and_then(|mut f| f.write_all(bytes))
-            .doing(|| format!("write log {}", path.display()))
+    fn line(&self, level: Level, text: &str, error: Option<(&'static str, Option<i32>)>) -> String {
+        let line = Line {
+            level: level.name(),
+            msg: text,
+            time: rfc3339(SystemTime::now()),
+            kind: error.map(|e| e.0),
+            errno: error.and_then(|e| e.1),
+        };
+        if self.json {
+            serde_json::to_string(&line).unwrap_or_default() + "\n"
+        } else {
+            format!("time={:?} level={} msg={:?}\n", line.time, line.level, line.msg)
+        }
     }
+}
+
+fn append(path: &Path, bytes: &[u8]) -> Result<()> {
+    OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)
+        .and_then(|mut f| f.write_all(bytes))
+        .doing(|| format!("write log {}", path.display()))
+}
+
+/// One datagram; a receiver that is busy or not there loses it rather than hold us up.
+fn send(socket: &Path, bytes: &[u8]) -> Result<()> {
+    let doing = || format!("write log to {}", socket.display());
+    let from = UnixDatagram::unbound().doing(doing)?;
+    from.set_nonblocking(true).doing(doing)?;
+    from.send_to(bytes, socket).map(drop).doing(doing)
+}
+
+/// The journal's native protocol: a value with a newline is preceded by its length (little endian, 64 bits).
+fn journal_entry(ident: &str, level: Level, text: &str) -> Vec<u8> {
+    let mut out = format!("PRIORITY={}\nSYSLOG_IDENTIFIER={ident}\n", level.severity()).into_bytes();
+    out.extend(b"MESSAGE\n");
+    out.extend((text.len() as u64).to_le_bytes());
+    out.extend(text.as_bytes());
+    out.push(b'\n');
+    out
+}
+
+/// RFC 3164 as the local socket takes it: facility "daemon", no time, no host.
+fn syslog_entry(ident: &str, level: Level, text: &str) -> Vec<u8> {
+    const DAEMON: u8 = 3;
+    let priority = DAEMON << 3 | level.severity();
+    let line = text.replace('\n', " ");
+    format!("<{priority}>{ident}[{}]: {line}", std::process::id()).into_bytes()
 }
 
 /// Writes one line to standard error, ignoring that it may be closed.
@@ -133,5 +282,59 @@ mod tests {
         assert_eq!(at(951_782_400), "2000-02-29T00:00:00.000000007Z");
         assert_eq!(at(1_709_251_199), "2024-02-29T23:59:59.000000007Z");
         assert_eq!(at(1_709_251_200), "2024-03-01T00:00:00.000000007Z");
+    }
+
+    #[test]
+    fn targets() {
+        let parse = |v: &str| Target::parse(OsStr::new(v));
+        assert_eq!(parse("/a:b"), Ok(Target::File("/a:b".into())));
+        assert_eq!(parse("file:/a"), Ok(Target::File("/a".into())));
+        assert_eq!(parse("journald:web"), Ok(Target::Journald("web".into())));
+        assert_eq!(parse("syslog:web"), Ok(Target::Syslog("web".into())));
+        assert_eq!(parse(""), Ok(Target::Stderr));
+        for bad in ["journald:", "syslog:", "syslog:a b", "journald:a\nPRIORITY=0"] {
+            assert!(parse(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn entries_cannot_be_forged_by_their_text() {
+        let entry = journal_entry("web", Level::Error, "a\nPRIORITY=7");
+        assert_eq!(
+            entry,
+            b"PRIORITY=3\nSYSLOG_IDENTIFIER=web\nMESSAGE\n\x0c\0\0\0\0\0\0\0a\nPRIORITY=7\n"
+        );
+        let entry = String::from_utf8(syslog_entry("web", Level::Warning, "a\nb")).unwrap();
+        assert_eq!(entry, format!("<28>web[{}]: a b", std::process::id()));
+    }
+
+    #[test]
+    fn a_datagram_arrives_and_a_missing_receiver_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        assert!(send(&path, b"x").is_err());
+        let receiver = UnixDatagram::bind(&path).unwrap();
+        send(&path, b"hello").unwrap();
+        let mut buffer = [0u8; 16];
+        assert_eq!(receiver.recv(&mut buffer).unwrap(), 5);
+        assert_eq!(&buffer[..5], b"hello");
+    }
+
+    #[test]
+    fn levels_leave_out_what_is_below() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let log = |level| Log {
+            target: Target::File(path.clone()),
+            json: true,
+            level,
+        };
+        log(Level::Error).warn("unseen");
+        log(Level::Warning).debug(|| "unseen");
+        log(Level::Debug).debug(|| "seen");
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(text.lines().count(), 1);
+        let line: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((&line["level"], &line["msg"]), (&"debug".into(), &"seen".into()));
     }
 }

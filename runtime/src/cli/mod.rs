@@ -1,82 +1,44 @@
 //! runc's command line.
 //!
-//! Argument structures are built for the one command that is named: with all of them, building them would be the
-//! largest single cost of a start.
+//! One file per command. Argument structures are built for the one command that is named: with all of them, building
+//! them would be the largest single cost of a start.
 
-mod args;
-mod commands;
-mod inspect;
+mod create;
+mod delete;
+mod exec;
+mod features;
+mod globals;
+mod kill;
+mod list;
+mod pause;
+mod ps;
+mod run;
+mod select;
 mod spec;
+mod start;
+mod state;
+mod usage;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::Write;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 use crate::container::Store;
 use crate::error::{Error, Kind, Result};
 use crate::log::{self, Log};
-
-const COMMANDS: &str = "\
-Commands:
-  create    create a container
-  delete    delete any resources held by the container
-  exec      execute new process inside the container
-  features  show the enabled features
-  kill      send a signal to the container's init process (default SIGTERM)
-  list      list containers
-  pause     suspend all processes inside the container
-  ps        show the processes running inside a container
-  resume    resume all processes that have been paused
-  run       create and run a container
-  spec      create a new specification file
-  start     execute the user defined process in a created container
-  state     output the state of a container";
-
-/// An OCI runtime with runc's command line.
-#[derive(Debug, Parser)]
-#[command(name = "kelson-runtime", disable_help_subcommand = true, after_help = COMMANDS, version = version())]
-struct Globals {
-    /// Directory for the state of containers
-    #[arg(long, value_name = "DIR")]
-    root: Option<PathBuf>,
-    /// File to write log messages to (default: only standard error)
-    #[arg(long, value_name = "FILE")]
-    log: Option<OsString>,
-    /// Format of log messages: text or json
-    #[arg(long, value_name = "FORMAT", default_value = "text")]
-    log_format: String,
-    /// Accepted for runc's sake
-    #[arg(long)]
-    debug: bool,
-    /// Use systemd for cgroups; the path is then slice:prefix:name
-    #[arg(long)]
-    systemd_cgroup: bool,
-    /// Accepted for runc's sake: auto, true or false
-    #[arg(long, value_name = "WHEN")]
-    rootless: Option<String>,
-    #[command(subcommand)]
-    command: Option<Command>,
-}
-
-#[derive(Debug, clap::Subcommand)]
-enum Command {
-    #[command(external_subcommand)]
-    Any(Vec<OsString>),
-}
-
-fn version() -> &'static str {
-    concat!(env!("CARGO_PKG_VERSION"), "\nspec: 1.3.0")
-}
+use globals::{CgroupManager, Command, Globals};
+use usage::{Takes, Usage};
 
 /// What every command gets.
 #[derive(Debug)]
 pub(crate) struct Context {
     store: Store,
+    /// By `--root`; the default one need not exist.
+    root_given: bool,
     log: Log,
-    systemd_cgroup: bool,
+    cgroup_manager: CgroupManager,
 }
 
 /// How a command ends.
@@ -98,104 +60,103 @@ impl From<Result<()>> for Outcome {
 
 /// Parses the process's arguments and runs the command.
 pub fn main() -> ExitCode {
-    let globals = match Globals::try_parse() {
+    let argv: Vec<OsString> = std::env::args_os().collect();
+    let program = usage::called(argv.first().map(OsString::as_os_str));
+    let globals = match Globals::try_parse_from(argv) {
         Ok(globals) => globals,
-        Err(e) => return usage(&e),
+        Err(error) => {
+            let usage = Usage {
+                command: Globals::command(),
+                takes: None,
+                error,
+            };
+            return misused(&Log::default(), &program, usage);
+        }
     };
-    let Some(Command::Any(argv)) = globals.command else {
-        use clap::CommandFactory;
-        let _ = Globals::command().print_help();
-        return ExitCode::SUCCESS;
+    if globals.version {
+        return shown(&globals::version(&program));
+    }
+    let Some(Command::Any(argv)) = &globals.command else {
+        return shown(&usage::help(&program));
     };
-    let json = match globals.log_format.as_str() {
-        "text" => false,
-        "json" => true,
-        other => {
-            log::stderr(&format!("invalid log-format: {other}"));
+    let argv = argv.clone();
+    let context = match globals.context() {
+        Ok(context) => context,
+        Err(e) => {
+            log::stderr(&e.chain());
             return ExitCode::FAILURE;
         }
     };
-    let log = Log {
-        file: globals.log,
-        json,
-    };
-    if let Err(e) = log.open() {
-        log::stderr(&e.chain());
-        return ExitCode::FAILURE;
-    }
-    let root = globals.root.unwrap_or_else(default_root);
-    let context = Context {
-        store: Store::new(root),
-        log,
-        systemd_cgroup: globals.systemd_cgroup,
-    };
-    match dispatch(&context, &argv) {
+    match dispatch(&context, &program, &argv) {
         Ok(Outcome::Code(code)) => ExitCode::from(code),
         Ok(Outcome::Failed(code, error)) => {
-            let text = error.chain();
-            context.log.error(&text, Some(&error));
-            log::stderr(&text);
+            context.log.fatal(&error.chain(), &error);
             ExitCode::from(code)
         }
-        Err(e) => {
-            let code = usage(&e);
-            if e.use_stderr() {
-                context
-                    .log
-                    .error(&e.to_string(), Some(&Error::new(Kind::Invalid, "usage")));
-            }
-            code
-        }
+        Err(usage) => misused(&context.log, &program, *usage),
     }
 }
 
-fn dispatch(context: &Context, argv: &[OsString]) -> std::result::Result<Outcome, clap::Error> {
+fn dispatch(context: &Context, program: &str, argv: &[OsString]) -> std::result::Result<Outcome, Box<Usage>> {
     let name = argv.first().and_then(|n| n.to_str()).unwrap_or_default();
-    Ok(match name {
-        "create" => commands::create(context, &args::Create::try_parse_from(argv)?),
-        "run" => commands::run(context, &args::Run::try_parse_from(argv)?),
-        "start" => commands::start(context, &args::Id::try_parse_from(argv)?),
-        "kill" => commands::kill(context, &args::Kill::try_parse_from(argv)?),
-        "delete" => commands::delete(context, &args::Delete::try_parse_from(argv)?),
-        "pause" => commands::pause(context, &args::Id::try_parse_from(argv)?),
-        "resume" => commands::resume(context, &args::Id::try_parse_from(argv)?),
-        "exec" => commands::exec(context, args::Exec::try_parse_from(argv)?),
-        "state" => inspect::state(context, &args::Id::try_parse_from(argv)?).into(),
-        "list" => inspect::list(context, &args::List::try_parse_from(argv)?).into(),
-        "ps" => inspect::ps(context, &args::Ps::try_parse_from(argv)?).into(),
-        "spec" => spec::spec(&args::Spec::try_parse_from(argv)?).into(),
-        "features" => inspect::features(&args::None::try_parse_from(argv)?).into(),
-        "help" => {
-            use clap::CommandFactory;
-            let _ = Globals::command().print_help();
-            Outcome::Code(0)
-        }
-        other => {
-            use clap::CommandFactory;
-            return Err(Globals::command().error(
-                clap::error::ErrorKind::InvalidSubcommand,
-                format!("no such command: {other:?}"),
-            ));
-        }
-    })
-}
-
-fn usage(error: &clap::Error) -> ExitCode {
-    let _ = error.print();
-    if error.use_stderr() {
-        ExitCode::FAILURE
-    } else {
-        ExitCode::SUCCESS
+    match name {
+        "create" => with(argv, Takes::ID, |a| create::run(context, &a)),
+        "run" => with(argv, Takes::ID, |a| run::run(context, &a)),
+        "start" => with(argv, Takes::ID, |a| start::run(context, &a)),
+        "kill" => with(argv, Takes::between(1, 2), |a| kill::run(context, &a)),
+        "delete" => with(argv, Takes::ID, |a| delete::run(context, &a)),
+        "pause" => with(argv, Takes::ID, |a| pause::pause(context, &a)),
+        "resume" => with(argv, Takes::ID, |a| pause::resume(context, &a)),
+        "exec" => with(argv, Takes::at_least(1), |a| exec::run(context, a)),
+        "state" => with(argv, Takes::ID, |a| state::run(context, &a)),
+        "list" => with(argv, Takes::NONE, |a| list::run(context, &a)),
+        "ps" => with(argv, Takes::at_least(1), |a| ps::run(context, &a)),
+        "spec" => with(argv, Takes::NONE, |a| spec::run(&a)),
+        "features" => with(argv, Takes::NONE, |a| features::run(&a)),
+        "version" => Ok(print(&globals::version(program)).into()),
+        "help" | "h" => Ok(print(&usage::help(program)).into()),
+        // urfave/cli's words and status, which is how runc answers.
+        other => Ok(Outcome::Failed(
+            3,
+            Error::new(Kind::Invalid, format!("No help topic for '{other}'")),
+        )),
     }
 }
 
-/// `/run/kelson-runtime`, or below `$XDG_RUNTIME_DIR` for who is not root.
-fn default_root() -> PathBuf {
-    let run = PathBuf::from("/run/kelson-runtime");
-    if nix::unistd::Uid::effective().is_root() {
-        return run;
+/// Parses the arguments of one command and runs it.
+fn with<A: Parser>(
+    argv: &[OsString],
+    takes: Takes,
+    run: impl FnOnce(A) -> Outcome,
+) -> std::result::Result<Outcome, Box<Usage>> {
+    match A::try_parse_from(argv.iter().map(OsStr::new)) {
+        Ok(args) => Ok(run(args)),
+        Err(error) => Err(Box::new(Usage {
+            command: A::command(),
+            takes: Some(takes),
+            error,
+        })),
     }
-    std::env::var_os("XDG_RUNTIME_DIR").map_or(run, |dir| PathBuf::from(dir).join("kelson-runtime"))
+}
+
+/// Prints help, or says what is wrong with the arguments.
+fn misused(log: &Log, program: &str, usage: Usage) -> ExitCode {
+    if usage.is_help() {
+        return shown(&usage.help(program));
+    }
+    let sentence = usage.sentence(program);
+    let text = format!("Incorrect Usage: {sentence}\n\n{}", usage.help(program));
+    // The sentence below is the error to tell; that standard output is closed is none.
+    let _ = print(&text);
+    log.fatal(&sentence, &Error::new(Kind::Invalid, "usage"));
+    ExitCode::FAILURE
+}
+
+fn shown(text: &str) -> ExitCode {
+    match print(text) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
 }
 
 /// Everything a command prints.
@@ -211,4 +172,13 @@ pub(crate) fn print(text: &str) -> Result<()> {
         )),
         _ => Ok(()),
     }
+}
+
+fn json<T: serde::Serialize>(value: &T, pretty: bool) -> Result<String> {
+    let text = if pretty {
+        serde_json::to_string_pretty(value)
+    } else {
+        serde_json::to_string(value)
+    };
+    text.map_err(|e| Error::new(Kind::Internal, format!("encode: {e}")))
 }

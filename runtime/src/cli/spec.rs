@@ -2,16 +2,45 @@
 
 use std::fs::OpenOptions;
 use std::io::Write;
+use std::path::PathBuf;
 
+use clap::Parser;
 use serde_json::{Value, json};
 
-use super::args;
+use super::{Outcome, print};
 use crate::error::{Doing, Error, Kind, Result};
 
-pub(super) fn spec(args: &args::Spec) -> Result<()> {
-    let path = args.bundle.join("config.json");
-    let text = serde_json::to_string_pretty(&document(args.rootless))
-        .map_err(|e| Error::new(Kind::Internal, format!("encode: {e}")))?;
+#[derive(Debug, Parser)]
+#[command(name = "spec", about = "create a new specification file")]
+pub(super) struct Args {
+    /// Directory to write config.json to
+    #[arg(short, long, value_name = "DIR", default_value = ".")]
+    pub bundle: PathBuf,
+    /// File to write instead of config.json; - is standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// For a container of an unprivileged user
+    #[arg(long)]
+    pub rootless: bool,
+}
+
+pub(super) fn run(args: &Args) -> Outcome {
+    write(args).into()
+}
+
+fn write(args: &Args) -> Result<()> {
+    let text = super::json(&document(args.rootless), true)? + "\n";
+    let path = match &args.file {
+        Some(file) if file.as_os_str() == "-" => return print(&text),
+        Some(file) => args.bundle.join(file),
+        None => args.bundle.join("config.json"),
+    };
+    if path.symlink_metadata().is_ok() {
+        return Err(Error::new(
+            Kind::Conflict,
+            format!("File {} exists. Remove it first", path.display()),
+        ));
+    }
     OpenOptions::new()
         .write(true)
         .create_new(true)

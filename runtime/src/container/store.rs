@@ -92,10 +92,10 @@ impl Store {
     /// All containers that can be read, by id.
     ///
     /// # Errors
-    /// What listing the root reported; a root that is not there has none.
-    pub fn list(&self) -> Result<Vec<Entry>> {
+    /// What listing the root reported; a root that need not exist and does not has none.
+    pub fn list(&self, must_exist: bool) -> Result<Vec<Entry>> {
         let entries = match fs::read_dir(&self.root) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound && !must_exist => return Ok(Vec::new()),
             other => other.doing(|| format!("list {}", self.root.display()))?,
         };
         let mut dirs: Vec<PathBuf> = entries

@@ -12,6 +12,7 @@ pub mod malloc;
 pub mod mount;
 pub mod net;
 pub mod pidfd;
+pub mod regex;
 pub mod sched;
 pub mod seccomp;
 pub mod signals;

@@ -1,0 +1,131 @@
+//! `create`, and what `run` and `exec` share with it.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use clap::Parser;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+
+use super::globals::CgroupManager;
+use super::{Context, Outcome};
+use crate::container::launch::{Console, Options, Plan, plan};
+use crate::container::lifecycle;
+use crate::error::{Doing, Error, Kind, Result};
+use crate::process::seal;
+
+#[derive(Debug, Parser)]
+#[command(name = "create", about = "create a container")]
+pub(super) struct Args {
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// What a container is made of: `create`, `run` and `restore`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Common {
+    /// Path to the bundle directory
+    #[arg(short, long, value_name = "DIR", default_value = ".")]
+    pub bundle: PathBuf,
+    /// AF_UNIX socket that receives the terminal's master
+    #[arg(long, value_name = "SOCKET")]
+    pub console_socket: Option<PathBuf>,
+    /// File to write the process id to
+    #[arg(long, value_name = "FILE")]
+    pub pid_file: Option<PathBuf>,
+    /// Do not use pivot_root
+    #[arg(long)]
+    pub no_pivot: bool,
+    /// Do not create a new session keyring
+    #[arg(long)]
+    pub no_new_keyring: bool,
+    /// Pass N additional file descriptors to the container
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub preserve_fds: u32,
+    /// The container
+    #[arg(value_name = "container-id")]
+    pub id: String,
+}
+
+impl Common {
+    pub(super) fn options(&self) -> Options {
+        Options {
+            id: self.id.clone(),
+            bundle: self.bundle.clone(),
+            pid_file: self.pid_file.clone(),
+            console_socket: self.console_socket.clone(),
+            preserve_fds: self.preserve_fds,
+            no_pivot: self.no_pivot,
+            no_new_keyring: self.no_new_keyring,
+        }
+    }
+}
+
+pub(super) fn run(context: &Context, args: &Args) -> Outcome {
+    match create(context, args) {
+        Ok(()) => Outcome::Code(0),
+        Err(e) => failed("create", e),
+    }
+}
+
+fn create(context: &Context, args: &Args) -> Result<()> {
+    check_cgroup_manager(context)?;
+    protect()?;
+    let options = args.common.options();
+    let plan = plan(&context.store, &context.log, &options, Console::Detached)?;
+    seal_for(&plan)?;
+    lifecycle::prepare(&context.store, &plan, &options, true)?.created();
+    Ok(())
+}
+
+/// runc's prefix, which users of engines know.
+pub(super) fn failed(command: &str, error: Error) -> Outcome {
+    match Err::<(), _>(error).doing(|| format!("kelson-runtime {command} failed")) {
+        Err(e) => Outcome::Failed(1, e),
+        Ok(()) => Outcome::Code(0),
+    }
+}
+
+/// For the commands that make a process inside a container: nothing inside may trace it or reach the runtime's
+/// executable through it before it executes.
+pub(super) fn protect() -> Result<()> {
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).doing(|| "become undumpable")
+}
+
+/// In a new pid namespace there is nobody yet who could reach for the executable; in any other there may be.
+fn seal_for(plan: &Plan) -> Result<()> {
+    if plan
+        .namespaces
+        .creates(oci_spec::runtime::LinuxNamespaceType::Pid)
+    {
+        Ok(())
+    } else {
+        seal::ensure()
+    }
+}
+
+pub(super) fn check_cgroup_manager(context: &Context) -> Result<()> {
+    match context.cgroup_manager {
+        CgroupManager::Cgroupfs => Ok(()),
+        CgroupManager::Systemd => Err(Error::new(
+            Kind::Unsupported,
+            "--systemd-cgroup: the systemd cgroup driver is not built yet\nhint: use the cgroupfs driver",
+        )),
+        CgroupManager::Disabled => Err(Error::new(
+            Kind::Unsupported,
+            "--cgroup-manager: disabled is not built yet",
+        )),
+    }
+}
+
+/// A socket pair for the terminal's master: the child's end, and ours.
+pub(super) fn relay() -> Result<(Console, Option<OwnedFd>)> {
+    let (ours, theirs) = socketpair(
+        AddressFamily::Unix,
+        SockType::Stream,
+        None,
+        SockFlag::SOCK_CLOEXEC,
+    )
+    .doing(|| "make a socket pair")?;
+    Ok((Console::Relayed(theirs), Some(ours)))
+}

@@ -1,0 +1,66 @@
+//! `run`: create, start, and unless detached wait and delete.
+
+use std::os::fd::AsFd;
+
+use clap::Parser;
+
+use super::create::{Common, check_cgroup_manager, failed, protect, relay};
+use super::{Context, Outcome};
+use crate::container::launch::{Console, Plan, plan};
+use crate::container::{foreground, lifecycle};
+use crate::error::Result;
+use crate::terminal;
+
+#[derive(Debug, Parser)]
+#[command(name = "run", about = "create and run a container")]
+pub(super) struct Args {
+    #[command(flatten)]
+    pub common: Common,
+    /// Detach from the container's process
+    #[arg(short, long)]
+    pub detach: bool,
+    /// Do not delete the container after it exits
+    #[arg(long)]
+    pub keep: bool,
+    /// Accepted for runc's sake: no process is ever reparented to this runtime
+    #[arg(long)]
+    pub no_subreaper: bool,
+}
+
+pub(super) fn run(context: &Context, args: &Args) -> Outcome {
+    match run_container(context, args) {
+        Ok(code) => Outcome::Code(code),
+        Err(e) => failed("run", e),
+    }
+}
+
+fn run_container(context: &Context, args: &Args) -> Result<u8> {
+    check_cgroup_manager(context)?;
+    protect()?;
+    let options = args.common.options();
+    let (console, receiver) = if args.detach || options.console_socket.is_some() {
+        (Console::Detached, None)
+    } else {
+        relay()?
+    };
+    let plan: Plan = plan(&context.store, &context.log, &options, console)?;
+    let signals = if args.detach {
+        None
+    } else {
+        Some(foreground::Signals::take()?)
+    };
+    let ready = lifecycle::prepare(&context.store, &plan, &options, false)?;
+    let master = match &receiver {
+        Some(socket) if plan.process.terminal => Some(terminal::receive(socket.as_fd())?),
+        _ => None,
+    };
+    let running = ready.run()?;
+    let Some(signals) = signals else { return Ok(0) };
+    let code = foreground::wait(running.init.pid, &running.init.pidfd, &signals, master)?;
+    if !args.keep {
+        let mut entry = context.store.open(&options.id)?;
+        entry.lock()?;
+        lifecycle::destroy(&entry, &running.record, &context.log)?;
+    }
+    Ok(code)
+}
