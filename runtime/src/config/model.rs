@@ -218,8 +218,9 @@ pub struct Linux {
     pub mount_label: Option<String>,
     /// Execution domain.
     pub personality: Option<Personality>,
-    /// Clock offsets of a new time namespace; refused for now.
-    pub time_offsets: Option<serde::de::IgnoredAny>,
+    /// Clock offsets of a new time namespace, by clock.
+    #[serde(default, deserialize_with = "or_default")]
+    pub time_offsets: HashMap<String, TimeOffset>,
     /// Cache and bandwidth allocation; refused for now.
     pub intel_rdt: Option<serde::de::IgnoredAny>,
     /// NUMA policy.
@@ -238,6 +239,17 @@ pub struct Personality {
     /// Names of personality(2) without a prefix, such as `ADDR_NO_RANDOMIZE`.
     #[serde(default, deserialize_with = "or_default")]
     pub flags: Vec<String>,
+}
+
+/// One clock of `linux.timeOffsets`.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub struct TimeOffset {
+    /// Seconds.
+    #[serde(default, deserialize_with = "or_default")]
+    pub secs: i64,
+    /// Nanoseconds to add.
+    #[serde(default, deserialize_with = "or_default")]
+    pub nanosecs: u32,
 }
 
 /// `linux.memoryPolicy`.

@@ -11,7 +11,7 @@ use super::store::Store;
 use crate::config::{self, Config, Process, validate};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::log::Log;
-use crate::namespaces::Namespaces;
+use crate::namespaces::{Namespaces, time};
 use crate::process::attributes::Attributes;
 use crate::process::capabilities::{self, Sets};
 use crate::seccomp::{self, Filter};
@@ -97,7 +97,10 @@ pub fn plan(store: &Store, log: &Log, options: &Options, console: Console) -> Re
         .ok_or_else(|| Error::field("process", "is required"))?;
     let attributes = Attributes::decide(&process, &config.linux)?;
     let rootfs = rootfs(&config, &bundle)?;
-    let namespaces = Namespaces::decide(&config.linux.namespaces);
+    let namespaces = Namespaces::decide(
+        &config.linux.namespaces,
+        time::decide(&config.linux.time_offsets)?,
+    );
     let cgroup = Host::detect()?.container(config.linux.cgroups_path.as_deref(), &options.id)?;
     let resources = config.linux.resources.as_ref();
     let devices = DeviceRules::new(resources.and_then(|r| r.devices().as_deref()).unwrap_or_default())?;

@@ -13,6 +13,7 @@ use crate::config::validate::dotted;
 use crate::container::launch::Plan;
 use crate::error::{Doing, Error, Result};
 use crate::namespaces::join::{self, Opened};
+use crate::namespaces::time::Offsets;
 use crate::process::{affinity, credentials, keyring};
 use crate::rootfs::{self, Setup};
 use crate::{hooks, lsm, terminal};
@@ -73,6 +74,7 @@ fn prepare(
     if ns.staged {
         channel.wait_go()?;
     }
+    let time = ns.time_offsets.as_deref().map(Offsets::open).transpose()?;
     if ns.creates(Ns::User) {
         channel.send(&Message::Mapped)?;
         channel.wait_go()?;
@@ -83,6 +85,7 @@ fn prepare(
     if let Some(opened) = opened {
         opened.enter()?;
     }
+    time.map_or(Ok(()), Offsets::enter)?;
     joiner.join()?;
     affinity::reset();
     if ns.new_cgroup {

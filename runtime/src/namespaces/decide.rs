@@ -13,6 +13,8 @@ pub struct Namespaces {
     /// The cgroup namespace is unshared by the child itself, after it joined its cgroup: the root of a new cgroup
     /// namespace is the cgroup of the process that makes it, which for clone3 is the parent.
     pub new_cgroup: bool,
+    /// The lines to write into a new time namespace; it is not in `create` then (see [`super::time`]).
+    pub time_offsets: Option<String>,
     /// To join by path, in order; the pid namespace is not among them.
     pub join: Vec<Join>,
     /// The pid namespace to join: that only takes effect for children.
@@ -37,14 +39,18 @@ pub struct Join {
 }
 
 impl Namespaces {
-    /// Decides.
-    pub fn decide(list: &[LinuxNamespace]) -> Self {
-        let mut out = Self::default();
+    /// Decides. `time_offsets` are those of [`super::time::decide`].
+    pub fn decide(list: &[LinuxNamespace], time_offsets: Option<String>) -> Self {
+        let mut out = Self {
+            time_offsets,
+            ..Self::default()
+        };
         for ns in list {
             let flag = flag(ns.typ());
             out.all |= flag;
             match ns.path().as_ref().filter(|p| !p.as_os_str().is_empty()) {
                 None if ns.typ() == Ns::Cgroup => out.new_cgroup = true,
+                None if ns.typ() == Ns::Time && out.time_offsets.is_some() => {}
                 None => out.create |= flag,
                 Some(path) if ns.typ() == Ns::Pid => out.join_pid = Some(path.clone()),
                 Some(path) => out.join.push(Join {
@@ -68,7 +74,9 @@ impl Namespaces {
 
     /// Whether a namespace of that type is created.
     pub fn creates(&self, typ: Ns) -> bool {
-        self.create & flag(typ) != 0 || (typ == Ns::Cgroup && self.new_cgroup)
+        self.create & flag(typ) != 0
+            || (typ == Ns::Cgroup && self.new_cgroup)
+            || (typ == Ns::Time && self.time_offsets.is_some())
     }
 }
 
@@ -82,7 +90,7 @@ pub fn flag(typ: Ns) -> u64 {
         Ns::User => libc::CLONE_NEWUSER,
         Ns::Pid => libc::CLONE_NEWPID,
         Ns::Network => libc::CLONE_NEWNET,
-        Ns::Time => 0x80,
+        Ns::Time => libc::CLONE_NEWTIME,
     };
     u64::from(flag.cast_unsigned())
 }
@@ -92,7 +100,7 @@ mod tests {
     use super::*;
 
     fn decide(text: &str) -> Namespaces {
-        Namespaces::decide(&serde_json::from_str::<Vec<LinuxNamespace>>(text).unwrap())
+        Namespaces::decide(&serde_json::from_str::<Vec<LinuxNamespace>>(text).unwrap(), None)
     }
 
     #[test]

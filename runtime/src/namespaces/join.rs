@@ -98,7 +98,7 @@ fn named(join: &Join, errno: nix::errno::Errno) -> Error {
 }
 
 fn flags(bits: u64) -> CloneFlags {
-    CloneFlags::from_bits_truncate(i32::from_ne_bytes(u32::try_from(bits).unwrap_or(0).to_ne_bytes()))
+    CloneFlags::from_bits_retain(i32::from_ne_bytes(u32::try_from(bits).unwrap_or(0).to_ne_bytes()))
 }
 
 /// Enters the namespaces of `flags` that the process behind a pidfd has, in one call.

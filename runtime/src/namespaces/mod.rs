@@ -2,6 +2,7 @@
 
 pub mod decide;
 pub mod join;
+pub mod time;
 pub mod user;
 
 pub use decide::Namespaces;

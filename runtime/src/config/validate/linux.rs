@@ -119,7 +119,6 @@ pub(super) fn rest(c: &Config) -> Result<()> {
         memory_policy::decide(m)?;
     }
     let refused = [
-        ("timeOffsets", l.time_offsets.is_some()),
         ("intelRdt", l.intel_rdt.is_some()),
         ("netDevices", !l.net_devices.is_empty()),
     ];

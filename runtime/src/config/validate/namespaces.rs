@@ -3,8 +3,8 @@
 use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType as Ns};
 
 use super::super::model::Config;
-use super::unsupported;
 use crate::error::{Error, Result};
+use crate::namespaces::time;
 
 pub(super) fn namespaces(c: &Config) -> Result<()> {
     let list = &c.linux.namespaces;
@@ -22,11 +22,9 @@ pub(super) fn namespaces(c: &Config) -> Result<()> {
                 format!("{} is not absolute", path.display()),
             ));
         }
-        if ns.typ() == Ns::Time {
-            return Err(unsupported(&at));
-        }
     }
     let has = |typ| list.iter().any(|ns| ns.typ() == typ);
+    time_offsets(c)?;
     if c.hostname.as_deref().is_some_and(|h| !h.is_empty()) && !has(Ns::Uts) {
         return Err(Error::field("hostname", "needs a uts namespace"));
     }
@@ -44,6 +42,21 @@ pub(super) fn namespaces(c: &Config) -> Result<()> {
         return Err(Error::field("mounts", "need a mount namespace"));
     }
     Ok(())
+}
+
+fn time_offsets(c: &Config) -> Result<()> {
+    if time::decide(&c.linux.time_offsets)?.is_none() {
+        return Ok(());
+    }
+    let at = "linux.timeOffsets";
+    match c.linux.namespaces.iter().find(|ns| ns.typ() == Ns::Time) {
+        None => Err(Error::field(at, "needs a time namespace")),
+        Some(ns) if ns.path().as_ref().is_some_and(|p| !p.as_os_str().is_empty()) => Err(Error::field(
+            at,
+            "needs a new time namespace, and linux.namespaces names one to join",
+        )),
+        Some(_) => Ok(()),
+    }
 }
 
 /// A namespace's name as config.json has it.
