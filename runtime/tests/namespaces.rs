@@ -5,7 +5,7 @@ mod common;
 
 use std::fs;
 
-use common::{Bundle, can_run, text};
+use common::{Bundle, can_run, skip, text};
 use serde_json::{Value, json};
 
 fn add_namespace(b: &mut Bundle, namespace: Value) {
@@ -22,7 +22,7 @@ fn offsets(text: &str) -> Vec<Vec<&str>> {
 fn no_time_namespaces() -> bool {
     let absent = !std::path::Path::new("/proc/self/timens_offsets").exists();
     if absent {
-        println!("SKIP: no time namespaces in this kernel");
+        skip("no time namespaces in this kernel");
     }
     absent
 }

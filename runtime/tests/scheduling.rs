@@ -6,7 +6,7 @@ mod common;
 use std::fs;
 use std::process::{Command, Stdio};
 
-use common::{Bundle, can_run, text};
+use common::{Bundle, can_run, skip, text};
 use kelson_sys::sched;
 use serde_json::{Value, json};
 
@@ -98,7 +98,7 @@ fn the_callers_cpus_are_not_the_containers() {
     }
     let all = sched::affinity().unwrap();
     if all.count_ones() < 2 {
-        println!("SKIP: needs two CPUs");
+        skip("needs two CPUs");
         return;
     }
     let mine = status_field(std::process::id().cast_signed(), "Cpus_allowed_list:");
@@ -142,7 +142,7 @@ fn a_deadline_on_part_of_the_cpus_says_what_is_wrong() {
         return;
     }
     if sched::affinity().unwrap().count_ones() < 2 {
-        println!("SKIP: needs two CPUs");
+        skip("needs two CPUs");
         return;
     }
     let mut b = Bundle::new("true");
@@ -170,7 +170,7 @@ fn personality_and_memory_policy_for_run_and_exec() {
         b.config["linux"]["memoryPolicy"] =
             json!({"mode": "MPOL_BIND", "nodes": "0", "flags": ["MPOL_F_STATIC_NODES"]});
     } else {
-        println!("SKIP (part): no memory policies in this kernel");
+        skip("no memory policies in this kernel");
     }
     // What is set before the filter may be forbidden by it.
     b.config["linux"]["seccomp"] = json!({"defaultAction": "SCMP_ACT_ALLOW",

@@ -30,6 +30,11 @@ pub fn can_run() -> bool {
     true
 }
 
+/// Says why a test, or a part of it, does not run here.
+pub fn skip(why: &str) {
+    eprintln!("SKIP: {why}");
+}
+
 fn busybox() -> Option<&'static str> {
     BUSYBOX.into_iter().find(|p| Path::new(p).exists())
 }
