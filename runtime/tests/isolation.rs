@@ -375,6 +375,38 @@ fn a_cgroup_in_use_is_refused() {
 }
 
 #[test]
+fn a_frozen_cgroup_is_refused_and_kept() {
+    if !can_run() {
+        return;
+    }
+    let b = Bundle::new("true");
+    let cgroup = b.container_cgroup();
+    let Some((dir, file, value)) = cgroup.dirs().iter().find_map(|d| {
+        fs::create_dir(&d.path).unwrap();
+        let found = [("freezer.state", "FROZEN"), ("cgroup.freeze", "1")]
+            .into_iter()
+            .find(|(file, _)| d.path.join(file).exists());
+        if found.is_none() {
+            fs::remove_dir(&d.path).unwrap();
+        }
+        found.map(|(file, value)| (d.path.clone(), file, value))
+    }) else {
+        return eprintln!("SKIP: no freezer here");
+    };
+    fs::write(dir.join(file), value).unwrap();
+    let out = b.run();
+    let kept = dir.exists();
+    fs::remove_dir(&dir).unwrap();
+    assert!(
+        text(&out.stderr).contains("linux.cgroupsPath: container's cgroup unexpectedly frozen"),
+        "{}",
+        text(&out.stderr)
+    );
+    assert!(kept, "it was another's");
+    assert!(b.cgroups().is_empty());
+}
+
+#[test]
 fn nested_cgroups_go_with_the_container_and_parents_too() {
     if !can_run() {
         return;

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::devices::DeviceRules;
 use crate::error::{Error, Kind, Result};
 use crate::host::Version;
-use crate::{files, v1, v2};
+use crate::{files, freeze, v1, v2};
 
 /// How long to wait between two looks at a cgroup that is emptying.
 pub(crate) const POLL: Duration = Duration::from_millis(2);
@@ -341,7 +341,7 @@ fn try_create(dir: &mut Dir, enable_controllers: bool) -> Result<()> {
                 return Ok(());
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return must_be_free(&dir.path),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return must_be_free(dir),
             Err(e) => return Err(Error::io(e, format!("make cgroup {}", dir.path.display()))),
         }
     }
@@ -355,7 +355,7 @@ fn try_create(dir: &mut Dir, enable_controllers: bool) -> Result<()> {
             Ok(()) => dir.made = dir.made.max(levels.len() - i),
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
                 if i + 1 == levels.len() {
-                    must_be_free(level)?;
+                    must_be_free(dir)?;
                 }
             }
             Err(e) => return Err(Error::io(e, format!("make cgroup {}", level.display()))),
@@ -367,7 +367,18 @@ fn try_create(dir: &mut Dir, enable_controllers: bool) -> Result<()> {
     Ok(())
 }
 
-fn must_be_free(dir: &Path) -> Result<()> {
+/// A directory that was there already may be used if nobody is in it, and if it would not stop whoever enters it.
+fn must_be_free(dir: &Dir) -> Result<()> {
+    if freeze::is_asked_for(dir) {
+        return Err(Error::new(
+            Kind::Conflict,
+            format!(
+                "linux.cgroupsPath: container's cgroup unexpectedly frozen: {}",
+                dir.path.display()
+            ),
+        ));
+    }
+    let dir = &dir.path;
     let mut pids = Vec::new();
     collect_pids(dir, MAX_DEPTH, &mut pids)?;
     if pids.is_empty() {

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::cgroup::{Cgroup, POLL};
+use crate::cgroup::{Cgroup, Dir, POLL};
 use crate::error::{Error, Kind, Result};
 use crate::files;
+use crate::host::Version;
 
 impl Cgroup {
     /// Stops every process in it, and waits until the kernel reports all stopped.
@@ -61,8 +62,8 @@ impl Cgroup {
     /// Whether a freeze was asked for (it may not be complete yet). False where it cannot be told.
     pub fn is_paused(&self) -> bool {
         match self.freezer() {
-            Ok(Freezer::V1(dir)) => files::read(dir, "freezer.state").is_ok_and(|s| s.trim() != "THAWED"),
-            Ok(Freezer::V2(dir)) => files::read(dir, "cgroup.freeze").is_ok_and(|s| s.trim() == "1"),
+            Ok(Freezer::V1(dir)) => v1_asked(dir),
+            Ok(Freezer::V2(dir)) => v2_asked(dir),
             Err(_) => false,
         }
     }
@@ -156,6 +157,22 @@ impl Cgroup {
             )),
         }
     }
+}
+
+/// Whether whoever enters this one directory would be stopped. False for a v1 hierarchy without the freezer.
+pub(crate) fn is_asked_for(dir: &Dir) -> bool {
+    match dir.version {
+        Version::V1 => dir.has("freezer") && v1_asked(&dir.path),
+        Version::V2 => v2_asked(&dir.path),
+    }
+}
+
+fn v1_asked(dir: &Path) -> bool {
+    files::read(dir, "freezer.state").is_ok_and(|s| s.trim() != "THAWED")
+}
+
+fn v2_asked(dir: &Path) -> bool {
+    files::read(dir, "cgroup.freeze").is_ok_and(|s| s.trim() == "1")
 }
 
 enum Freezer<'a> {

@@ -1,7 +1,7 @@
 //! The container's first process, from clone3 to execve.
 
 use std::io::Read;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
 use kelson_cgroups::Joiner;
@@ -53,7 +53,7 @@ pub fn main(plan: &Plan, inherited: Inherited<'_>) -> i32 {
     } = inherited;
     // Otherwise a runtime that died would never be noticed: we would hold its end open ourselves.
     drop(foreign);
-    match prepare(plan, &channel, joiner, opened) {
+    match prepare(plan, &channel, joiner, opened, &gate) {
         Err(e) => channel.fail(&e),
         Ok((program, state)) => match pass(plan, &channel, &gate, state.as_deref()) {
             Err(e) => tell(&channel, &gate, &e),
@@ -68,6 +68,7 @@ fn prepare(
     channel: &Channel,
     joiner: &Joiner,
     opened: Option<&Opened>,
+    gate: &Gate,
 ) -> Result<(finalize::Program, Option<String>)> {
     let config = &plan.config;
     let ns = &plan.namespaces;
@@ -140,6 +141,10 @@ fn prepare(
         filter: plan.filter.as_ref(),
         in_user_namespace: ns.has(Ns::User),
         preserve_fds: plan.preserve_fds,
+        waits_with: match gate {
+            Gate::Fifo(fifo) => Some([fifo.as_raw_fd(), channel.as_fd().as_raw_fd()]),
+            Gate::Channel => None,
+        },
         extra_env: &plan.extra_env,
     };
     let program = finalize::become_target(&target, label, slave)?;

@@ -132,6 +132,7 @@ fn become_member(plan: &Plan, joiner: &Joiner) -> Result<finalize::Program> {
         filter: plan.filter.as_ref(),
         in_user_namespace,
         preserve_fds: plan.preserve_fds,
+        waits_with: None,
         extra_env: &[],
     };
     finalize::become_target(&target, label, slave)

@@ -1,7 +1,7 @@
 //! The last steps before a program runs, the same for a container's first process and for exec.
 
 use std::ffi::CString;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use nix::sys::signal::SigSet;
@@ -32,6 +32,9 @@ pub struct Target<'a> {
     pub in_user_namespace: bool,
     /// Descriptors to keep beyond the standard three.
     pub preserve_fds: u32,
+    /// The process will wait to be started: the descriptors it waits with stay open, all others are closed at once.
+    /// None: execve follows and closes them.
+    pub waits_with: Option<[RawFd; 2]>,
     /// More environment, from socket activation.
     pub extra_env: &'a [String],
 }
@@ -69,15 +72,21 @@ pub fn become_target(t: &Target<'_>, label: lsm::Prepared, terminal: Option<Owne
     }
     t.attributes.apply()?;
     label.apply()?;
+    // Before any filter, which may be older than the call.
+    let first = 3 + t.preserve_fds;
+    match t.waits_with {
+        Some(keep) => kelson_sys::fds::close_from(first, &keep).doing(|| "close descriptors")?,
+        None => kelson_sys::fds::cloexec_from(first).doing(|| "mark descriptors to be closed")?,
+    }
+    // As root, for a directory that only root may enter; again as the user, for one that root may not (NFS).
+    let first_try = enter(&p.cwd);
     // Without no_new_privs loading a filter takes CAP_SYS_ADMIN, which is about to go.
     if let (Some(filter), false) = (t.filter, p.no_new_privileges) {
         filter.load()?;
     }
     capabilities::limit_bounding(t.capabilities.bounding)?;
-    // As root, for a directory that only root may enter; again as the user, for one that root may not (NFS).
-    let first = enter(&p.cwd);
     credentials::assume(&p.user, t.in_user_namespace)?;
-    if first.is_err() {
+    if first_try.is_err() {
         enter(&p.cwd)?;
     }
     capabilities::apply(t.capabilities)?;
@@ -86,7 +95,6 @@ pub fn become_target(t: &Target<'_>, label: lsm::Prepared, terminal: Option<Owne
         .thread_set_mask()
         .doing(|| "clear the signal mask")?;
     let program = program(p, t.extra_env)?;
-    kelson_sys::fds::cloexec_from(3 + t.preserve_fds).doing(|| "mark descriptors to be closed")?;
     if let (Some(filter), true) = (t.filter, p.no_new_privileges) {
         filter.load()?;
     }

@@ -23,7 +23,7 @@
 //!
 //! Plain read(2) and write(2), as a filter may already be loaded when `Ready` is sent.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use serde::{Deserialize, Serialize};
@@ -76,6 +76,12 @@ pub fn pair() -> Result<(Channel, Channel)> {
     )
     .doing(|| "make a socket pair")?;
     Ok((Channel { fd: a }, Channel { fd: b }))
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
 }
 
 impl Channel {

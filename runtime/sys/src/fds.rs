@@ -26,6 +26,39 @@ pub fn cloexec_from(first: u32) -> io::Result<()> {
     }
 }
 
+/// Closes every descriptor from `first` up but those in `keep` (close_range(2), Linux 5.9).
+///
+/// The caller promises that it is about to execute a program or to end by `_exit`: nothing may own one of the
+/// closed descriptors and still be used or dropped.
+///
+/// # Errors
+/// The errno of close_range.
+pub fn close_from(first: u32, keep: &[RawFd]) -> io::Result<()> {
+    for (from, to) in gaps(first, keep) {
+        // SAFETY: touches no memory; that no owner uses these numbers again is the documented condition.
+        if unsafe { libc::syscall(libc::SYS_close_range, from, to, 0) } == -1 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+/// The inclusive ranges from `first` up that hold none of `keep`.
+fn gaps(first: u32, keep: &[RawFd]) -> Vec<(u32, u32)> {
+    let mut keep: Vec<u32> = keep.iter().filter_map(|fd| u32::try_from(*fd).ok()).collect();
+    keep.sort_unstable();
+    let mut out = Vec::with_capacity(keep.len() + 1);
+    let mut from = first;
+    for fd in keep.into_iter().filter(|fd| *fd >= first) {
+        if fd > from {
+            out.push((from, fd - 1));
+        }
+        from = fd + 1;
+    }
+    out.push((from, u32::MAX));
+    out
+}
+
 /// Takes ownership of a descriptor that this process inherited under a number agreed with its parent.
 ///
 /// # Errors
@@ -55,4 +88,17 @@ pub fn keep_on_exec(fd: RawFd) -> io::Result<()> {
         return Err(io::Error::last_os_error());
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::gaps;
+
+    #[test]
+    fn gaps_are_what_is_not_kept() {
+        assert_eq!(gaps(3, &[]), [(3, u32::MAX)]);
+        assert_eq!(gaps(3, &[7, 5]), [(3, 4), (6, 6), (8, u32::MAX)]);
+        assert_eq!(gaps(3, &[3, 4]), [(5, u32::MAX)]);
+        assert_eq!(gaps(6, &[1, 4, 6, -1]), [(7, u32::MAX)]);
+    }
 }
