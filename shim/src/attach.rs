@@ -65,6 +65,7 @@ async fn client(mut socket: UnixStream, container: &Container) {
     if socket.write_all(&Reply::ok().encode()).await.is_err() {
         return;
     }
+    let _counted = container.lifetime.reader();
     attached(socket, &process, &hello).await;
 }
 
@@ -235,13 +236,13 @@ async fn replay(client: &Arc<Client>, hub: &Hub) {
             };
             // The other stream's lines come before this one, and must stay there.
             if !frames[1 - index].is_empty() {
-                client.deliver(other, &frames[1 - index]);
+                client.deliver(other, &frames[1 - index], None);
                 frames[1 - index].clear();
             }
             frames[index].extend_from_slice(entry.log.as_bytes());
         });
-        client.deliver(Stream::Stdout, &frames[0]);
-        client.deliver(Stream::Stderr, &frames[1]);
+        client.deliver(Stream::Stdout, &frames[0], None);
+        client.deliver(Stream::Stderr, &frames[1], None);
         // The log is the queue: no more than this is held for a slow reader.
         loop {
             match client.flush() {

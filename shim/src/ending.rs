@@ -78,6 +78,7 @@ async fn drain(process: &Process, nobody_left: impl Fn() -> bool) {
     let mut alone = false;
     loop {
         if !alone && nobody_left() {
+            process.hub.hurry();
             alone = true;
             deadline = deadline.min(Instant::now() + DRAIN);
         }

@@ -18,11 +18,17 @@ pub const START_LINGER: Duration = Duration::from_secs(60);
 /// How long a client that stays connected after `Delete` is still served.
 pub const DELETED_LINGER: Duration = Duration::from_secs(2);
 
+/// How long an attached client that still has output to take may take nothing, once its container is deleted or the
+/// shim's end was asked for. Somebody may be reading page by page; what is not for ever is a peer that hangs.
+pub const READER_LINGER: Duration = Duration::from_secs(3600);
+
 /// What decides about the end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
     /// Open connections on both sockets.
     pub clients: usize,
+    /// Those of them that have output to take; when there is no more, they go by themselves.
+    pub readers: usize,
     /// A container is being made or lives, or its end is being recorded.
     pub busy: bool,
     /// A container was made at some time.
@@ -31,14 +37,31 @@ pub struct Facts {
     pub deleted: bool,
     /// A client asked for the end.
     pub shutdown: bool,
+    /// And would not wait for readers.
+    pub now: bool,
 }
 
 impl Facts {
     /// How long to wait with nothing changing before ending; `None` is for ever.
     pub fn patience(self) -> Option<Duration> {
         match self {
+            Self {
+                shutdown: true,
+                now: true,
+                ..
+            } => Some(Duration::ZERO),
+            Self {
+                shutdown: true,
+                readers: 1..,
+                ..
+            } => Some(READER_LINGER),
             Self { shutdown: true, .. } => Some(Duration::ZERO),
             Self { busy: true, .. } => None,
+            Self {
+                deleted: true,
+                readers: 1..,
+                ..
+            } => Some(READER_LINGER),
             Self {
                 deleted: true,
                 clients: 0,
@@ -88,6 +111,12 @@ impl Lifetime {
         self.update(|facts| facts.clients += 1);
         ClientGuard(Arc::clone(self))
     }
+
+    /// Counts a connection as a reader for as long as the guard lives.
+    pub fn reader(self: &Arc<Self>) -> ReaderGuard {
+        self.update(|facts| facts.readers += 1);
+        ReaderGuard(Arc::clone(self))
+    }
 }
 
 /// A counted connection.
@@ -97,6 +126,16 @@ pub struct ClientGuard(Arc<Lifetime>);
 impl Drop for ClientGuard {
     fn drop(&mut self) {
         self.0.update(|facts| facts.clients -= 1);
+    }
+}
+
+/// A counted reader.
+#[derive(Debug)]
+pub struct ReaderGuard(Arc<Lifetime>);
+
+impl Drop for ReaderGuard {
+    fn drop(&mut self) {
+        self.0.update(|facts| facts.readers -= 1);
     }
 }
 
@@ -185,5 +224,30 @@ mod tests {
             Some(Duration::ZERO)
         );
         assert_eq!(Facts::default().patience(), Some(START_LINGER));
+        let read = Facts {
+            deleted: true,
+            clients: 1,
+            readers: 1,
+            ..Facts::default()
+        };
+        assert_eq!(read.patience(), Some(READER_LINGER));
+        assert_eq!(Facts { readers: 0, ..read }.patience(), Some(DELETED_LINGER));
+        assert_eq!(
+            Facts {
+                shutdown: true,
+                ..read
+            }
+            .patience(),
+            Some(READER_LINGER)
+        );
+        assert_eq!(
+            Facts {
+                shutdown: true,
+                now: true,
+                ..read
+            }
+            .patience(),
+            Some(Duration::ZERO)
+        );
     }
 }

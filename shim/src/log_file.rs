@@ -146,6 +146,11 @@ impl LogFile {
         }
     }
 
+    /// The directory it lies in.
+    pub fn dir(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new("/"))
+    }
+
     /// Number of rotations so far; the current file is this generation.
     pub fn generation(&self) -> u64 {
         self.generation

@@ -264,7 +264,8 @@ impl Task for Service {
             // Containerd's meaning: it asks after every Delete, and the last one counts.
             return Ok(Empty::new());
         }
-        self.lifetime.update(|facts| facts.shutdown = true);
+        self.lifetime
+            .update(|facts| (facts.shutdown, facts.now) = (true, facts.now || request.now));
         Ok(Empty::new())
     }
 }

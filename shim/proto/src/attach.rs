@@ -7,8 +7,8 @@
 //! client: raw bytes            the process's stdin; half-close is its end
 //! ```
 //! A terminal's output is stream 1, framed like any other. The end of the stream comes after the last byte of
-//! output. A client that does not read is cut off, not waited for: it sees the end of the stream without
-//! the process having ended.
+//! output. What a client does not read waits for it; beyond all bounds it is cut off, and sees the end of the
+//! stream without the process having ended.
 use serde::{Deserialize, Serialize};
 
 /// The longest hello or reply line, in bytes, newline included.

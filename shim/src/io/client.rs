@@ -1,6 +1,8 @@
-//! One attached client's downstream: frames straight into the socket while it takes them, else a bounded queue.
+//! One attached client's downstream: frames straight into the socket while it takes them, else a bounded queue in
+//! memory, else (for a process with a log) a bounded one on disk.
 use std::collections::VecDeque;
 use std::io::IoSlice;
+use std::path::Path;
 use std::sync::Mutex;
 use std::time::Instant;
 
@@ -9,9 +11,11 @@ use rustix::io::Errno;
 use tokio::net::UnixStream;
 use tokio::sync::Notify;
 
+use super::spill::{MAX_SPILLED, Spill};
 use crate::error::lock;
 
-/// How much output waits in memory for one slow client, in bytes. Beyond it the process waits.
+/// How much output waits in memory for one slow client, in bytes. Beyond it, it waits on disk; where there is no
+/// log to lie beside, the process waits.
 pub const MAX_QUEUED: usize = 1024 * 1024;
 
 /// An attached client.
@@ -31,6 +35,12 @@ struct Queue {
     /// Bytes of the first chunk that are sent.
     sent: usize,
     len: usize,
+    /// What came after the chunks.
+    spill: Option<Spill>,
+    /// What came after the spill, which the disk did not take.
+    tail: VecDeque<Vec<u8>>,
+    /// There is no spill to be had.
+    no_spill: bool,
     /// No more will come.
     closing: bool,
     dead: bool,
@@ -56,6 +66,9 @@ impl Client {
             chunks: VecDeque::new(),
             sent: 0,
             len: 0,
+            spill: None,
+            tail: VecDeque::new(),
+            no_spill: false,
             closing: false,
             dead: false,
             progress: Instant::now(),
@@ -73,8 +86,9 @@ impl Client {
         self.wants[usize::from(stream == Stream::Stderr)]
     }
 
-    /// Sends or queues one frame. `bytes` is not empty and at most one read.
-    pub fn deliver(&self, stream: Stream, bytes: &[u8]) {
+    /// Sends or queues one frame. `bytes` is not empty and at most one read. What is too much for memory is kept
+    /// in `dir`, if there is one.
+    pub fn deliver(&self, stream: Stream, bytes: &[u8], dir: Option<&Path>) {
         let Some(header) =
             attach::header(stream, bytes.len()).filter(|_| self.wants(stream) && !bytes.is_empty())
         else {
@@ -82,6 +96,9 @@ impl Client {
         };
         let mut queue = lock(&self.queue);
         if queue.dead || queue.closing {
+            return;
+        }
+        if queue.spilled(&header, bytes, dir) {
             return;
         }
         let mut sent = 0;
@@ -111,6 +128,7 @@ impl Client {
     pub fn flush(&self) -> Flushed {
         let mut queue = lock(&self.queue);
         while !queue.dead {
+            queue.refill();
             let Some(chunk) = queue.chunks.front() else {
                 return if queue.closing {
                     Flushed::Done
@@ -134,6 +152,8 @@ impl Client {
             }
         }
         queue.chunks = VecDeque::new();
+        queue.tail = VecDeque::new();
+        queue.spill = None;
         queue.len = 0;
         Flushed::Done
     }
@@ -150,15 +170,104 @@ impl Client {
         self.wake.notify_one();
     }
 
-    /// Whether the queue is full.
-    pub fn is_full(&self) -> bool {
+    /// Whether the process should wait. `extra` bytes more than usual may be held in memory; `can_spill` says that
+    /// [`Client::deliver`] is given a directory.
+    pub fn is_full(&self, extra: usize, can_spill: bool) -> bool {
         let queue = lock(&self.queue);
-        !queue.dead && queue.len >= MAX_QUEUED
+        let memory = queue.len >= MAX_QUEUED + extra;
+        let full = match &queue.spill {
+            Some(spill) => spill.len() >= MAX_SPILLED || (memory && !queue.tail.is_empty()),
+            None => memory && (!can_spill || queue.no_spill),
+        };
+        full && !queue.dead
     }
 
     /// Since when the socket has taken nothing, if bytes wait.
     pub fn stuck_since(&self) -> Option<Instant> {
         let queue = lock(&self.queue);
         (!queue.dead && queue.len > 0).then_some(queue.progress)
+    }
+}
+
+impl Queue {
+    /// Takes a frame that must not go to the socket, because memory is full or older bytes wait on disk.
+    fn spilled(&mut self, header: &[u8], bytes: &[u8], dir: Option<&Path>) -> bool {
+        if self.spill.is_none() && !self.no_spill && self.len >= MAX_QUEUED {
+            self.spill = dir.and_then(|dir| Spill::new(dir).ok());
+            self.no_spill = dir.is_some() && self.spill.is_none();
+        }
+        let Some(spill) = &mut self.spill else {
+            return false;
+        };
+        if !self.tail.is_empty() || spill.push([header, bytes]).is_err() {
+            // A full disk. The order stays, and the process soon waits.
+            self.len += header.len() + bytes.len();
+            self.tail.push_back([header, bytes].concat());
+        }
+        true
+    }
+
+    /// Brings the next bytes to the front once the front has none.
+    fn refill(&mut self) {
+        let Some(spill) = self.spill.as_mut().filter(|_| self.chunks.is_empty()) else {
+            return;
+        };
+        match spill.pop() {
+            Ok(chunk) if chunk.is_empty() => {
+                self.spill = None;
+                self.chunks = std::mem::take(&mut self.tail);
+            }
+            Ok(chunk) => {
+                self.len += chunk.len();
+                self.chunks.push_back(chunk);
+            }
+            // A gap inside a stream of frames would be read as something else: the client sees its end instead.
+            Err(_) => self.dead = true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+
+    #[tokio::test]
+    async fn a_client_that_reads_nothing_costs_no_memory_and_loses_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let client = Client::new(UnixStream::from_std(ours).unwrap(), true, true);
+        let mut expected = Vec::new();
+        for n in 0..200_u8 {
+            let bytes = vec![n; 40_000];
+            client.deliver(Stream::Stdout, &bytes, Some(dir.path()));
+            expected.extend(bytes);
+            assert!(!client.is_full(0, true));
+        }
+        assert!(lock(&client.queue).len < MAX_QUEUED + 50_000);
+        // The disk is full from here on.
+        let empty = attach::header(Stream::Stdout, 0).unwrap();
+        let mut queue = lock(&client.queue);
+        queue.len += empty.len();
+        queue.tail.push_back(empty.into());
+        drop(queue);
+        client.deliver(Stream::Stdout, b"end", Some(dir.path()));
+        expected.extend(b"end");
+        client.close();
+        let reader = std::thread::spawn(move || {
+            let (mut theirs, mut out) = (theirs, Vec::new());
+            let mut wire = Vec::new();
+            theirs.read_to_end(&mut wire).unwrap();
+            attach::Decoder::default()
+                .push(&wire, |_, bytes| out.extend_from_slice(bytes))
+                .unwrap();
+            out
+        });
+        while client.flush() == Flushed::Blocked {
+            tokio::task::yield_now().await;
+        }
+        drop(client);
+        assert!(reader.join().unwrap() == expected);
     }
 }

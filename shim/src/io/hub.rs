@@ -12,9 +12,9 @@ use crate::diagnostics;
 use crate::error::lock;
 use crate::log_file::LogFile;
 
-/// How long a full client may take nothing before it is cut off. A container with a log does not hang longer
-/// than this for a reader that is gone but still connected; a process without a log (exec) belongs to its
-/// reader and waits as a pipe would.
+/// How long a full client (in memory and on disk) may take nothing before it is cut off. A container with a log
+/// does not hang longer than this for a reader that is gone but still connected; a process without a log (exec)
+/// belongs to its reader and waits as a pipe would.
 pub const CLIENT_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How often a waiting process looks whether [`CLIENT_PATIENCE`] is over.
@@ -45,6 +45,7 @@ struct Inner {
     log: Option<LogFile>,
     pieces: [Pieces; 2],
     clients: Vec<Arc<Client>>,
+    hurried: bool,
     ended: bool,
     cut_off: u64,
 }
@@ -94,8 +95,14 @@ impl Hub {
             log.append(&mut inner.pieces[index(stream)], stream, bytes);
         }
         for client in &inner.clients {
-            client.deliver(stream, bytes);
+            client.deliver(stream, bytes, inner.log.as_ref().map(LogFile::dir));
         }
+    }
+
+    /// The process has ended: what its pipes still hold is taken in at once, whatever clients do.
+    pub fn hurry(&self) {
+        lock(&self.inner).hurried = true;
+        self.room.notify_waiters();
     }
 
     /// One stream has come to its end.
@@ -114,6 +121,11 @@ impl Hub {
         let _ = open
             .wait_for(|open| matches!(open, Open::Streams(0) | Open::Ended))
             .await;
+    }
+
+    /// Returns once no more output is taken.
+    pub async fn ended(&self) {
+        let _ = self.open.subscribe().wait_for(|open| *open == Open::Ended).await;
     }
 
     /// No more output will be taken: the last line is written, clients see the end.
@@ -149,7 +161,7 @@ impl Hub {
     /// Whether a client's queue is full.
     pub fn is_full(&self) -> bool {
         let inner = lock(&self.inner);
-        !inner.ended && inner.clients.iter().any(|client| client.is_full())
+        !inner.ended && inner.clients.iter().any(|client| inner.holds_up(client))
     }
 
     fn cut_off_the_stuck(&self, now: Instant) {
@@ -160,7 +172,7 @@ impl Hub {
         }
         let before = inner.clients.len();
         inner.clients.retain(|client| {
-            let stuck = client.is_full()
+            let stuck = client.is_full(0, true)
                 && client
                     .stuck_since()
                     .is_some_and(|since| now.duration_since(since) >= CLIENT_PATIENCE);
@@ -237,7 +249,7 @@ impl Hub {
             }
         }
         for stream in [Stream::Stdout, Stream::Stderr] {
-            client.deliver(stream, inner.pieces[index(stream)].pending());
+            client.deliver(stream, inner.pieces[index(stream)].pending(), None);
         }
         if inner.ended {
             client.close();
@@ -247,6 +259,18 @@ impl Hub {
         Next::Live
     }
 }
+
+impl Inner {
+    /// Whether the process should wait for `client`.
+    fn holds_up(&self, client: &Client) -> bool {
+        client.is_full(if self.hurried { HURRIED } else { 0 }, self.log.is_some())
+    }
+}
+
+/// What the pipes of an ended process may hold beyond a full queue, in bytes: two of the largest that
+/// `/proc/sys/fs/pipe-max-size` allows by default, and a read of each. Where somebody else goes on writing to them,
+/// this is the bound.
+const HURRIED: usize = 3 * 1024 * 1024;
 
 /// The generation of the file that was current when the shim began, so that older ones have numbers too.
 const BASE: u64 = 1 << 32;

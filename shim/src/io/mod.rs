@@ -3,11 +3,12 @@ pub mod client;
 pub mod console;
 pub mod hub;
 pub mod pump;
+pub mod relay;
+mod spill;
 pub mod stdin;
 
 use std::fs::OpenOptions;
 use std::os::fd::OwnedFd;
-use std::path::Path;
 
 use kelson_shim_proto::attach::Stream;
 use kelson_shim_proto::logs::{Input, Output};
@@ -17,6 +18,7 @@ use tokio::io::unix::AsyncFd;
 
 use crate::error::{Doing, Error, Kind, Result};
 use crate::log_file::LogFile;
+use relay::{Dest, Source};
 
 /// The three addresses of a process, understood.
 #[derive(Clone, Debug)]
@@ -71,35 +73,56 @@ impl ChildStdio {
     }
 }
 
-/// Our ends of a process's pipes.
+/// Our ends of a process's stdio.
 #[derive(Debug, Default)]
 pub struct OurStdio {
     /// What we write.
     pub stdin: Option<OwnedFd>,
+    /// A fifo whose bytes are its stdin.
+    pub input: Option<OwnedFd>,
     /// What we read.
-    pub outputs: Vec<(Stream, OwnedFd)>,
+    pub outputs: Vec<(Stream, OwnedFd, Sink)>,
+    /// Where a terminal's output goes.
+    pub terminal: Sink,
+}
+
+/// Where one stream's bytes go.
+#[derive(Debug, Default)]
+pub enum Sink {
+    /// To the log and attached clients.
+    #[default]
+    Hub,
+    /// To a fifo or file of the caller's.
+    Relay(Dest),
 }
 
 /// Makes both ends for a process without a terminal.
 pub fn pipes(addresses: &Addresses) -> Result<(ChildStdio, OurStdio)> {
     let mut ours = OurStdio::default();
+    let mut input = || {
+        let (read, write) = pipe()?;
+        ours.stdin = Some(write);
+        Ok(read)
+    };
     let stdin = match &addresses.stdin {
         Input::Null => null(false)?,
-        Input::Attach { .. } => {
-            let (read, write) = pipe()?;
-            ours.stdin = Some(write);
-            read
-        }
-        Input::Path(path) => path_end(path, false)?,
+        Input::Attach { .. } => input()?,
+        Input::Path(path) => match Source::open(path)? {
+            Source::Direct(file) => file,
+            Source::Fifo(fifo) => {
+                let read = input()?;
+                ours.input = Some(fifo);
+                read
+            }
+        },
     };
-    let mut output = |address: &Output, stream| match address {
-        Output::Null => null(true),
-        Output::Path(path) => path_end(path, true),
-        Output::Attached | Output::Attach | Output::JsonFile(_) => {
-            let (read, write) = pipe()?;
-            ours.outputs.push((stream, read));
-            Ok(write)
-        }
+    let mut output = |address: &Output, stream| {
+        let Some(sink) = sink(address)? else {
+            return null(true);
+        };
+        let (read, write) = pipe()?;
+        ours.outputs.push((stream, read, sink));
+        Ok(write)
     };
     let stdout = output(&addresses.stdout, Stream::Stdout)?;
     let stderr = output(&addresses.stderr, Stream::Stderr)?;
@@ -111,6 +134,27 @@ pub fn pipes(addresses: &Addresses) -> Result<(ChildStdio, OurStdio)> {
         },
         ours,
     ))
+}
+
+/// Our end for a process with a terminal, of which it makes both ends itself.
+pub fn terminal(addresses: &Addresses) -> Result<OurStdio> {
+    let mut ours = OurStdio::default();
+    if let Input::Path(path) = &addresses.stdin {
+        ours.input = match Source::open(path)? {
+            Source::Fifo(fd) | Source::Direct(fd) => Some(fd),
+        };
+    }
+    ours.terminal = sink(&addresses.stdout)?.unwrap_or_default();
+    Ok(ours)
+}
+
+/// `None` for nowhere.
+fn sink(address: &Output) -> Result<Option<Sink>> {
+    Ok(match address {
+        Output::Null => None,
+        Output::Path(path) => Some(Sink::Relay(Dest::open(path)?)),
+        Output::Attached | Output::Attach | Output::JsonFile(_) => Some(Sink::Hub),
+    })
 }
 
 /// Makes a descriptor non-blocking and gives it to the reactor.
@@ -130,15 +174,6 @@ fn pipe() -> Result<(OwnedFd, OwnedFd)> {
 }
 
 fn null(write: bool) -> Result<OwnedFd> {
-    path_end(Path::new("/dev/null"), write)
-}
-
-/// Opens a fifo or file for a process. Both ways, so that opening a fifo waits for nobody and the process gets
-/// no SIGPIPE when its reader comes late.
-fn path_end(path: &Path, write: bool) -> Result<OwnedFd> {
-    let file = OpenOptions::new()
-        .read(true)
-        .write(write || path != Path::new("/dev/null"))
-        .open(path);
-    Ok(file.doing(|| format!("open {}", path.display()))?.into())
+    let file = OpenOptions::new().read(true).write(write).open("/dev/null");
+    Ok(file.doing(|| "open /dev/null".to_owned())?.into())
 }

@@ -90,6 +90,15 @@ impl Stdin {
         write_all(fd, bytes).await
     }
 
+    /// Returns once it is closed.
+    pub async fn closed(&self) {
+        let _ = self
+            .state
+            .subscribe()
+            .wait_for(|state| *state == State::Closed)
+            .await;
+    }
+
     /// Ends it: a pipe's reader sees the end. A terminal stays open; its user types ^D.
     pub async fn close(&self) {
         // First the state, which makes a waiting writer let go of the lock.

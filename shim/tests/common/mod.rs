@@ -46,6 +46,8 @@ pub struct Bench {
     pub spec: Value,
     pub once: bool,
     pub log: String,
+    /// Addresses of stdin, stdout and stderr instead of ours.
+    pub paths: Option<[String; 3]>,
     runtime: PathBuf,
 }
 
@@ -141,6 +143,7 @@ impl Bench {
             spec,
             once: true,
             log,
+            paths: None,
             runtime: runtime.to_owned(),
         }
     }
@@ -212,6 +215,10 @@ impl Bench {
 
     pub fn create_request(&self) -> CreateTaskRequest {
         let terminal = self.spec["process"]["terminal"].as_bool().unwrap();
+        let [stdin, stdout, stderr] = self.paths.clone().unwrap_or_else(|| {
+            let stdin = format!("kelson-attach:?once={}", u8::from(self.once));
+            [stdin, self.log.clone(), self.log.clone()]
+        });
         CreateTaskRequest {
             id: self.id.clone(),
             bundle: self.path("bundle").display().to_string(),
@@ -226,9 +233,9 @@ impl Bench {
                 ..Default::default()
             }],
             terminal,
-            stdin: format!("kelson-attach:?once={}", u8::from(self.once)),
-            stdout: self.log.clone(),
-            stderr: if terminal { String::new() } else { self.log.clone() },
+            stdin,
+            stdout,
+            stderr: if terminal { String::new() } else { stderr },
             ..Default::default()
         }
     }

@@ -1,0 +1,189 @@
+//! From a bundle to a running first process.
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+
+use kelson_cgroups::Host;
+use kelson_shim_proto::attach::Stream;
+use kelson_shim_proto::task::Mount;
+
+use super::Container;
+use crate::config::Config;
+use crate::diagnostics;
+use crate::ending;
+use crate::error::{Error, Kind, Result, lock};
+use crate::io::console::{CONSOLE_DEADLINE, Console, ConsoleSocket};
+use crate::io::{self, Addresses, ChildStdio, OurStdio, Sink, pump, relay};
+use crate::log_file::LogFile;
+use crate::mounts;
+use crate::process::{Described, Phase, Process};
+use crate::reaper::Exit;
+
+impl Container {
+    /// Makes the container; its first process waits for [`Container::start`]. Returns its pid.
+    pub async fn create(self: &Arc<Self>, rootfs: &[Mount], described: Described) -> Result<u32> {
+        if self.init.begin(Some(described.clone())).is_err() {
+            return Err(Error::new(
+                Kind::AlreadyExists,
+                format!("container {} was created before", self.id),
+            ));
+        }
+        let _verb = self.verbs.lock().await;
+        self.lifetime
+            .update(|facts| (facts.busy, facts.used) = (true, true));
+        match self.try_create(rootfs, &described).await {
+            Ok(pid) => Ok(pid),
+            Err(error) => {
+                // The runtime cleans up after itself; what it could not (it was killed) is removed by force.
+                let _ = self.runtime.simple(&self.bundle, &["delete", "--force"]).await;
+                ending::clean_bundle(&self.bundle);
+                self.init.give_back();
+                self.lifetime.update(|facts| facts.busy = false);
+                Err(error)
+            }
+        }
+    }
+
+    async fn try_create(self: &Arc<Self>, rootfs: &[Mount], described: &Described) -> Result<u32> {
+        let addresses = Addresses::parse(&described.stdin, &described.stdout, &described.stderr)?;
+        self.read_config()?;
+        mounts::mount_root(rootfs, &self.bundle.join("rootfs"))?;
+        // Armed before there is anything that could end: a status that comes before the pid is known is kept.
+        let _expecting = self.reaper.expecting();
+        let (child, ours, socket) = self.stdio(described.terminal, &addresses, &self.bundle)?;
+        let log = addresses.open_log()?;
+        let (pid, console) = self
+            .with_console(
+                socket.as_ref(),
+                self.runtime
+                    .create(&self.bundle, child, socket.as_ref().map(ConsoleSocket::address)),
+            )
+            .await?;
+        let exit = self.reaper.exit_of(pid);
+        self.init.made(pid, Phase::Created, console.clone());
+        if let Err(error) = connect(&self.init, log, ours, console).await {
+            diagnostics::report(&error.to_string());
+        }
+        let container = Arc::clone(self);
+        tokio::spawn(async move {
+            let exit = exit.await.unwrap_or_else(|_| Exit::unknown());
+            ending::container_ended(&container, exit).await;
+        });
+        Ok(self.init.snapshot().pid)
+    }
+
+    fn read_config(&self) -> Result<()> {
+        let config = Config::read(&self.bundle.join("config.json"))?;
+        let cgroup = Host::detect()
+            .and_then(|host| host.container(config.cgroups_path(), &self.id))
+            .map_err(|error| diagnostics::report(&format!("cgroup of {}: {error}", self.id)))
+            .ok();
+        let mut facts = lock(&self.facts);
+        facts.cgroup = cgroup;
+        facts.own_pid_namespace = config.has_own_pid_namespace();
+        facts.cleaned = false;
+        Ok(())
+    }
+
+    pub(super) fn stdio(
+        &self,
+        terminal: bool,
+        addresses: &Addresses,
+        dir: &Path,
+    ) -> Result<(ChildStdio, OurStdio, Option<ConsoleSocket>)> {
+        if terminal {
+            return Ok((
+                ChildStdio::null()?,
+                io::terminal(addresses)?,
+                Some(ConsoleSocket::bind(dir, "console.sock")?),
+            ));
+        }
+        let (child, ours) = io::pipes(addresses)?;
+        Ok((child, ours, None))
+    }
+
+    /// Runs a runtime call that makes a process, and receives its terminal meanwhile.
+    pub(super) async fn with_console(
+        &self,
+        socket: Option<&ConsoleSocket>,
+        call: impl Future<Output = Result<i32>>,
+    ) -> Result<(i32, Option<Arc<Console>>)> {
+        let Some(socket) = socket else {
+            return Ok((call.await?, None));
+        };
+        let receive = socket.receive();
+        tokio::pin!(call, receive);
+        let (pid, console) = tokio::select! {
+            console = &mut receive => (call.await?, console?),
+            pid = &mut call => {
+                let pid = pid?;
+                let late = || Error::new(Kind::Deadline, "the runtime sent no terminal over its console socket");
+                (pid, tokio::time::timeout(CONSOLE_DEADLINE, receive).await.map_err(|_| late())??)
+            }
+        };
+        Ok((pid, Some(Arc::new(console))))
+    }
+
+    /// Lets the first process run its command.
+    pub async fn start(self: &Arc<Self>) -> Result<u32> {
+        let _verb = self.verbs.lock().await;
+        let before = self.init.snapshot();
+        match before.phase {
+            Phase::Created => {}
+            Phase::Announced | Phase::Making => {
+                return Err(Error::new(
+                    Kind::Precondition,
+                    format!("container {} is not created", self.id),
+                ));
+            }
+            Phase::Running => {
+                return Err(Error::new(
+                    Kind::Precondition,
+                    format!("container {} is already running", self.id),
+                ));
+            }
+            Phase::Exited => {
+                return Err(Error::new(
+                    Kind::Precondition,
+                    format!("container {} has already ended", self.id),
+                ));
+            }
+        }
+        lock(&self.forwarders).start();
+        self.runtime.simple(&self.bundle, &["start"]).await?;
+        self.init.running();
+        Ok(before.pid)
+    }
+}
+
+/// Connects a process that was just made to its log and its clients.
+pub(super) async fn connect(
+    process: &Process,
+    log: Option<LogFile>,
+    ours: OurStdio,
+    console: Option<Arc<Console>>,
+) -> Result<()> {
+    let is_terminal = console.is_some();
+    if let Some(console) = console {
+        process.hub.opened(log, 1);
+        carry(process, Stream::Stdout, console.reader()?, ours.terminal)?;
+        process.stdin.open_console(console).await;
+    } else {
+        process.hub.opened(log, ours.outputs.len());
+        for (stream, source, sink) in ours.outputs {
+            carry(process, stream, source, sink)?;
+        }
+        process.stdin.open_pipe(ours.stdin).await?;
+    }
+    match ours.input {
+        Some(fifo) => relay::input(&process.stdin, fifo, is_terminal),
+        None => Ok(()),
+    }
+}
+
+fn carry(process: &Process, stream: Stream, source: OwnedFd, sink: Sink) -> Result<()> {
+    match sink {
+        Sink::Hub => pump::start(&process.hub, stream, source),
+        Sink::Relay(dest) => relay::output(&process.hub, source, dest),
+    }
+}

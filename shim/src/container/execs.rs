@@ -1,0 +1,131 @@
+//! Further processes of a container.
+use std::path::Path;
+use std::sync::Arc;
+
+use super::create::connect;
+use super::{Added, Container, MAX_EXECS};
+use crate::diagnostics;
+use crate::ending;
+use crate::error::{Doing, Error, Kind, Result, lock};
+use crate::io::Addresses;
+use crate::io::console::ConsoleSocket;
+use crate::process::{Described, Phase, Process, check_exec_id};
+use crate::reaper::Exit;
+
+impl Container {
+    /// Announces a process; [`Container::start_exec`] starts it.
+    pub fn add_exec(&self, exec_id: &str, described: Described, spec: Vec<u8>) -> Result<()> {
+        check_exec_id(exec_id)?;
+        Addresses::parse(&described.stdin, &described.stdout, &described.stderr)?;
+        let mut execs = lock(&self.execs);
+        if execs.contains_key(exec_id) {
+            return Err(Error::new(Kind::AlreadyExists, format!("exec {exec_id} exists")));
+        }
+        if execs.len() >= MAX_EXECS {
+            return Err(Error::new(
+                Kind::Precondition,
+                format!("{MAX_EXECS} execs exist; delete some first"),
+            ));
+        }
+        if self.init.snapshot().exit.is_some() {
+            return Err(Error::new(
+                Kind::Precondition,
+                format!("container {} has already ended", self.id),
+            ));
+        }
+        let process = Process::new(exec_id, described);
+        execs.insert(exec_id.to_owned(), Arc::new(Added { process, spec }));
+        Ok(())
+    }
+
+    /// Starts an announced process. Many may start at once.
+    pub async fn start_exec(self: &Arc<Self>, exec_id: &str) -> Result<u32> {
+        let added = self.added(exec_id)?;
+        added.process.begin(None)?;
+        let dir = self.bundle.join(format!("exec-{exec_id}"));
+        let result = self.try_start_exec(&added, &dir).await;
+        let _ = std::fs::remove_dir_all(&dir);
+        if result.is_err() {
+            added.process.give_back();
+        }
+        result
+    }
+
+    async fn try_start_exec(self: &Arc<Self>, added: &Arc<Added>, dir: &Path) -> Result<u32> {
+        let process = &added.process;
+        let described = process.snapshot().described;
+        let addresses = Addresses::parse(&described.stdin, &described.stdout, &described.stderr)?;
+        std::fs::create_dir_all(dir).doing(|| format!("make {}", dir.display()))?;
+        let spec = dir.join("process.json");
+        std::fs::write(&spec, &added.spec).doing(|| format!("write {}", spec.display()))?;
+        let _expecting = self.reaper.expecting();
+        let (child, ours, socket) = self.stdio(described.terminal, &addresses, dir)?;
+        let log = addresses.open_log()?;
+        let (pid, console) = self
+            .with_console(
+                socket.as_ref(),
+                self.runtime
+                    .exec(dir, &spec, child, socket.as_ref().map(ConsoleSocket::address)),
+            )
+            .await?;
+        let exit = self.reaper.exit_of(pid);
+        process.made(pid, Phase::Running, console.clone());
+        if let Err(error) = connect(process, log, ours, console).await {
+            diagnostics::report(&error.to_string());
+        }
+        let process = Arc::clone(process);
+        tokio::spawn(async move {
+            let exit = exit.await.unwrap_or_else(|_| Exit::unknown());
+            ending::exec_ended(&process, exit).await;
+        });
+        Ok(added.process.snapshot().pid)
+    }
+
+    /// A process by its exec id; empty for the first one.
+    pub fn process(&self, exec_id: &str) -> Result<Arc<Process>> {
+        if exec_id.is_empty() {
+            return Ok(Arc::clone(&self.init));
+        }
+        Ok(Arc::clone(&self.added(exec_id)?.process))
+    }
+
+    fn added(&self, exec_id: &str) -> Result<Arc<Added>> {
+        let found = lock(&self.execs).get(exec_id).cloned();
+        found.ok_or_else(|| {
+            Error::new(
+                Kind::NotFound,
+                format!("no exec {exec_id:?} in container {}", self.id),
+            )
+        })
+    }
+
+    /// Every process that `exec` added.
+    pub fn execs(&self) -> Vec<Arc<Process>> {
+        lock(&self.execs)
+            .values()
+            .map(|added| Arc::clone(&added.process))
+            .collect()
+    }
+
+    /// Forgets a process that has ended, or was never started.
+    pub async fn delete_exec(&self, exec_id: &str) -> Result<(u32, Exit)> {
+        let process = self.process(exec_id)?;
+        let state = process.snapshot();
+        let exit = match state.phase {
+            Phase::Exited => process.wait().await,
+            Phase::Announced => Exit::unknown(),
+            _ => {
+                return Err(Error::new(
+                    Kind::Precondition,
+                    format!("exec {exec_id} is running"),
+                ));
+            }
+        };
+        if state.phase == Phase::Announced {
+            process.hub.end();
+            process.publish(exit);
+        }
+        lock(&self.execs).remove(exec_id);
+        Ok((state.pid, exit))
+    }
+}
