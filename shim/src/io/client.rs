@@ -248,10 +248,11 @@ mod tests {
         assert!(lock(&client.queue).len < MAX_QUEUED + 50_000);
         // The disk is full from here on.
         let empty = attach::header(Stream::Stdout, 0).unwrap();
-        let mut queue = lock(&client.queue);
-        queue.len += empty.len();
-        queue.tail.push_back(empty.into());
-        drop(queue);
+        {
+            let mut queue = lock(&client.queue);
+            queue.len += empty.len();
+            queue.tail.push_back(empty.into());
+        }
         client.deliver(Stream::Stdout, b"end", Some(dir.path()));
         expected.extend(b"end");
         client.close();
