@@ -5,7 +5,7 @@
 //! not an error, and `null` is accepted wherever Go writes one. Fields whose values are names of the kernel's
 //! constants stay names here, as `oci-spec` spells some of them otherwise than the specification.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use oci_spec::runtime::{
     Hooks, LinuxDevice, LinuxIdMapping, LinuxNamespace, LinuxResources, Mount, PosixRlimit, Root,
@@ -225,9 +225,9 @@ pub struct Linux {
     pub intel_rdt: Option<serde::de::IgnoredAny>,
     /// NUMA policy.
     pub memory_policy: Option<MemoryPolicy>,
-    /// Host interfaces to move in; refused for now.
+    /// Interfaces of the host to move in, by name.
     #[serde(default, deserialize_with = "or_default")]
-    pub net_devices: HashMap<String, serde::de::IgnoredAny>,
+    pub net_devices: BTreeMap<String, NetDevice>,
 }
 
 /// `linux.personality`.
@@ -250,6 +250,14 @@ pub struct TimeOffset {
     /// Nanoseconds to add.
     #[serde(default, deserialize_with = "or_default")]
     pub nanosecs: u32,
+}
+
+/// One of `linux.netDevices`.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Deserialize)]
+pub struct NetDevice {
+    /// Its name in the container; empty: the same.
+    #[serde(default, deserialize_with = "or_default")]
+    pub name: String,
 }
 
 /// `linux.memoryPolicy`.

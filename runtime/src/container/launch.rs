@@ -11,6 +11,7 @@ use super::store::Store;
 use crate::config::{self, Config, Process, validate};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::log::Log;
+use crate::namespaces::net_devices::{self, Move};
 use crate::namespaces::{Namespaces, time};
 use crate::process::attributes::Attributes;
 use crate::process::capabilities::{self, Sets};
@@ -51,6 +52,8 @@ pub struct Plan {
     pub process: Process,
     /// To create and to join.
     pub namespaces: Namespaces,
+    /// Interfaces of the host that are to be its.
+    pub net_devices: Vec<Move>,
     /// Its directories, not made yet.
     pub cgroup: Cgroup,
     /// What it may open.
@@ -114,6 +117,7 @@ pub fn plan(store: &Store, log: &Log, options: &Options, console: Console) -> Re
     Ok(Plan {
         id: options.id.clone(),
         rootfs,
+        net_devices: net_devices::decide(&config.linux.net_devices)?,
         namespaces,
         cgroup,
         devices,

@@ -1,5 +1,6 @@
 //! The runtime's side: making the first process and leading it to `Ready`.
 
+use std::fs::File;
 use std::os::fd::OwnedFd;
 
 use kelson_cgroups::Joiner;
@@ -14,7 +15,7 @@ use super::sync::{self, Channel, Message};
 use crate::container::launch::Plan;
 use crate::error::{Doing, Error, IntoError, Kind, Result};
 use crate::namespaces::join::{self, Opened};
-use crate::namespaces::user;
+use crate::namespaces::{net_devices, user};
 use crate::process::oom;
 use oci_spec::runtime::LinuxNamespaceType as Ns;
 
@@ -97,10 +98,25 @@ pub fn start(
     } else {
         direct(plan, joiner, gate, &opened, ours, theirs)?
     };
+    relocate_net_devices(plan, &opened, init.pid)?;
     // From here, as the child may not be allowed to, and owns nothing of its own /proc entry.
     oom::adjust(init.pid, plan.process.oom_score_adj)?;
     lead(plan, &mut init, hooks)?;
     Ok(init)
+}
+
+fn relocate_net_devices(plan: &Plan, opened: &Opened, pid: Pid) -> Result<()> {
+    if plan.net_devices.is_empty() {
+        return Ok(());
+    }
+    match opened.network() {
+        Some(joined) => net_devices::relocate(&plan.net_devices, joined),
+        None => {
+            let path = format!("/proc/{pid}/ns/net");
+            let made = File::open(&path).doing(|| format!("linux.netDevices: open {path}"))?;
+            net_devices::relocate(&plan.net_devices, &made)
+        }
+    }
 }
 
 fn direct(

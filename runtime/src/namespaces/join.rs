@@ -68,6 +68,13 @@ impl Opened {
         Ok(())
     }
 
+    /// The network namespace to join, if there is one.
+    pub fn network(&self) -> Option<&File> {
+        let network = u64::from(libc::CLONE_NEWNET.cast_unsigned());
+        let (_, file) = self.list.iter().find(|(join, _)| join.flag == network)?;
+        Some(file)
+    }
+
     /// Makes children of this process start in the pid namespace to join, if there is one. Gives the way back.
     ///
     /// # Errors

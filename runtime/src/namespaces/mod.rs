@@ -2,6 +2,7 @@
 
 pub mod decide;
 pub mod join;
+pub mod net_devices;
 pub mod time;
 pub mod user;
 

@@ -118,10 +118,7 @@ pub(super) fn rest(c: &Config) -> Result<()> {
     if let Some(m) = &l.memory_policy {
         memory_policy::decide(m)?;
     }
-    let refused = [
-        ("intelRdt", l.intel_rdt.is_some()),
-        ("netDevices", !l.net_devices.is_empty()),
-    ];
+    let refused = [("intelRdt", l.intel_rdt.is_some())];
     match refused.iter().find(|(_, set)| *set) {
         Some((name, _)) => Err(unsupported(&format!("linux.{name}"))),
         None => Ok(()),

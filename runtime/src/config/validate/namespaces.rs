@@ -4,7 +4,7 @@ use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType as Ns};
 
 use super::super::model::Config;
 use crate::error::{Error, Result};
-use crate::namespaces::time;
+use crate::namespaces::{net_devices, time};
 
 pub(super) fn namespaces(c: &Config) -> Result<()> {
     let list = &c.linux.namespaces;
@@ -25,6 +25,9 @@ pub(super) fn namespaces(c: &Config) -> Result<()> {
     }
     let has = |typ| list.iter().any(|ns| ns.typ() == typ);
     time_offsets(c)?;
+    if !net_devices::decide(&c.linux.net_devices)?.is_empty() && !has(Ns::Network) {
+        return Err(Error::field("linux.netDevices", "needs a network namespace"));
+    }
     if c.hostname.as_deref().is_some_and(|h| !h.is_empty()) && !has(Ns::Uts) {
         return Err(Error::field("hostname", "needs a uts namespace"));
     }
