@@ -11,6 +11,7 @@ pub mod config;
 pub mod container;
 pub mod error;
 pub mod features;
+pub mod handover;
 pub mod hooks;
 pub mod init;
 pub mod log;

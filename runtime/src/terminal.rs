@@ -1,19 +1,17 @@
 //! The container's terminal: a pair from its own devpts, whose master goes to whoever asked for it.
 
-use std::io::{IoSlice, IoSliceMut};
+use std::io::IoSliceMut;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, connect,
-    recvmsg, sendmsg, socket,
-};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, major, minor, openat, statat};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
 use crate::config::ConsoleSize;
 use crate::error::{Doing, Error, Kind, Result};
+use crate::handover;
 use crate::rootfs::resolve::Root;
 
 /// Both ends of a pseudo-terminal.
@@ -107,32 +105,9 @@ pub fn adopt(slave: &OwnedFd) -> Result<()> {
 /// Connects to `--console-socket`. Done before any namespace changes, as the path is the caller's.
 ///
 /// # Errors
-/// Names the path. One longer than a socket address holds is reached through its directory's descriptor.
+/// Names the path.
 pub fn connect_socket(path: &Path) -> Result<OwnedFd> {
-    let doing = || format!("--console-socket: connect to {}", path.display());
-    let fd = socket(
-        AddressFamily::Unix,
-        SockType::Stream,
-        SockFlag::SOCK_CLOEXEC,
-        None,
-    )
-    .doing(doing)?;
-    let address = match UnixAddr::new(path) {
-        Ok(address) => address,
-        Err(_) => {
-            let dir = path.parent().unwrap_or(Path::new("."));
-            let dir = rustix::fs::open(dir, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).doing(doing)?;
-            let name = path.file_name().unwrap_or_default();
-            let short = Path::new("/proc/self/fd")
-                .join(dir.as_raw_fd().to_string())
-                .join(name);
-            let address = UnixAddr::new(&short).doing(doing)?;
-            connect(fd.as_raw_fd(), &address).doing(doing)?;
-            return Ok(fd);
-        }
-    };
-    connect(fd.as_raw_fd(), &address).doing(doing)?;
-    Ok(fd)
+    handover::connect("--console-socket", path)
 }
 
 /// Sends the master. The text is a name for it; receivers insist on some.
@@ -140,17 +115,7 @@ pub fn connect_socket(path: &Path) -> Result<OwnedFd> {
 /// # Errors
 /// What sending reported.
 pub fn send(socket: BorrowedFd<'_>, master: BorrowedFd<'_>) -> Result<()> {
-    let fds = [master.as_raw_fd()];
-    let control = [ControlMessage::ScmRights(&fds)];
-    sendmsg::<()>(
-        socket.as_raw_fd(),
-        &[IoSlice::new(b"/dev/ptmx")],
-        &control,
-        MsgFlags::empty(),
-        None,
-    )
-    .doing(|| "--console-socket: send the terminal")?;
-    Ok(())
+    handover::send(socket, master, b"/dev/ptmx").doing(|| "--console-socket: send the terminal")
 }
 
 /// Receives a master that [`send`] sent.

@@ -30,6 +30,12 @@ pub(super) struct Common {
     /// AF_UNIX socket that receives the terminal's master
     #[arg(long, value_name = "SOCKET")]
     pub console_socket: Option<PathBuf>,
+    /// AF_UNIX socket that receives a descriptor of the container's first process
+    #[arg(long, value_name = "SOCKET")]
+    pub pidfd_socket: Option<PathBuf>,
+    /// File to read instead of the bundle's config.json
+    #[arg(short = 'f', long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// File to write the process id to
     #[arg(long, value_name = "FILE")]
     pub pid_file: Option<PathBuf>,
@@ -54,6 +60,8 @@ impl Common {
             bundle: self.bundle.clone(),
             pid_file: self.pid_file.clone(),
             console_socket: self.console_socket.clone(),
+            pidfd_socket: self.pidfd_socket.clone(),
+            config: self.config.clone(),
             preserve_fds: self.preserve_fds,
             no_pivot: self.no_pivot,
             no_new_keyring: self.no_new_keyring,

@@ -4,6 +4,7 @@ use clap::Parser;
 
 use super::{Context, Outcome, select};
 use crate::container::lifecycle;
+use crate::error::Kind;
 
 #[derive(Debug, Parser)]
 #[command(
@@ -24,9 +25,11 @@ pub(super) struct Args {
 
 pub(super) fn run(context: &Context, args: &Args) -> Outcome {
     let delete = |id: &str| lifecycle::delete(&context.store, id, args.force, &context.log);
-    if args.regex {
-        select::each(&context.store, &args.id, delete).into()
-    } else {
-        delete(&args.id).into()
+    if !args.regex {
+        return delete(&args.id).into();
+    }
+    match select::each(&context.store, &args.id, delete) {
+        Err(e) if args.force && e.kind() == Kind::NotFound => Outcome::Code(0),
+        other => other.into(),
     }
 }

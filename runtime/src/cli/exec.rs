@@ -20,6 +20,9 @@ pub(super) struct Args {
     /// AF_UNIX socket that receives the terminal's master
     #[arg(long, value_name = "SOCKET")]
     pub console_socket: Option<PathBuf>,
+    /// AF_UNIX socket that receives a descriptor of the process
+    #[arg(long, value_name = "SOCKET")]
+    pub pidfd_socket: Option<PathBuf>,
     /// Working directory
     #[arg(long, value_name = "DIR")]
     pub cwd: Option<String>,
@@ -90,6 +93,7 @@ impl Args {
             apparmor: self.apparmor,
             pid_file: self.pid_file,
             console_socket: self.console_socket,
+            pidfd_socket: self.pidfd_socket,
             preserve_fds: self.preserve_fds,
             cgroup: self.cgroup,
             ignore_paused: self.ignore_paused,

@@ -13,12 +13,15 @@ use crate::error::{Doing, Error, Kind, Result};
 /// A larger file is refused: real ones are below 100 KiB, and the kernel's own limits on arguments are lower.
 const MAX_SIZE: u64 = 8 << 20;
 
-/// Reads `BUNDLE/config.json`.
+/// Reads `BUNDLE/config.json`, or another file in its place.
 ///
 /// # Errors
 /// `NotFound` without the file; `Invalid`, with the JSON path, line and column, when it does not fit.
-pub fn load_bundle(bundle: &Path) -> Result<Config> {
-    load(&bundle.join("config.json"))
+pub fn load_bundle(bundle: &Path, instead: Option<&Path>) -> Result<Config> {
+    match instead {
+        Some(file) => load(file),
+        None => load(&bundle.join("config.json")),
+    }
 }
 
 /// Reads the process of `exec --process FILE`.

@@ -8,7 +8,7 @@ use oci_spec::runtime::LinuxNamespaceType as Ns;
 use rustix::process::{PidfdFlags, pidfd_open};
 
 use super::launch::{Console, capability_sets};
-use super::lifecycle::pid_file;
+use super::lifecycle::{self, pid_file};
 use super::state::{Record, Status};
 use super::store::Store;
 use crate::config::{self, Capabilities, Config, Process, validate};
@@ -18,7 +18,7 @@ use crate::log::Log;
 use crate::namespaces::decide::flag;
 use crate::process::affinity;
 use crate::process::attributes::Attributes;
-use crate::{seccomp, terminal};
+use crate::{handover, seccomp, terminal};
 
 /// What `exec` was asked for.
 #[derive(Debug, Default)]
@@ -51,6 +51,8 @@ pub struct Options {
     pub pid_file: Option<PathBuf>,
     /// Gets the terminal's master.
     pub console_socket: Option<PathBuf>,
+    /// Gets a descriptor of the process.
+    pub pidfd_socket: Option<PathBuf>,
     /// Descriptors to keep beyond the standard three.
     pub preserve_fds: u32,
     /// Cgroup below the container's, or `controllers:path`.
@@ -84,7 +86,7 @@ pub fn exec(
         _ => return Err(Error::new(Kind::Conflict, "cannot exec in a stopped container")),
     }
     validate::process(&process, "")?;
-    let mut config = config::load_bundle(&record.bundle)?;
+    let mut config = config::load_bundle(&record.bundle, record.config_file.as_deref())?;
     if let Some(of_container) = config.process.take() {
         inherit(&mut process, of_container);
     }
@@ -131,8 +133,21 @@ pub fn exec(
         keyring: record.keyring,
         process,
     };
+    let pidfd_socket = options
+        .pidfd_socket
+        .as_deref()
+        .map(|path| handover::connect("--pidfd-socket", path))
+        .transpose()?;
     let (pid, pidfd) = exec::start(&plan, &joiner)?;
-    pid_file(options.pid_file.as_deref(), pid.as_raw())?;
+    let announced = match &pidfd_socket {
+        Some(socket) => lifecycle::send_pidfd(socket, &pidfd),
+        None => Ok(()),
+    };
+    if let Err(e) = announced.and_then(|()| pid_file(options.pid_file.as_deref(), pid.as_raw())) {
+        // Nobody would know of it.
+        let _ = rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL);
+        return Err(e);
+    }
     Ok((pid, pidfd))
 }
 
@@ -173,7 +188,7 @@ pub fn process(store: &Store, options: &Options) -> Result<Process> {
         return Ok(process);
     }
     let record = store.open(&options.id)?.read()?;
-    let Config { process, .. } = config::load_bundle(&record.bundle)?;
+    let Config { process, .. } = config::load_bundle(&record.bundle, record.config_file.as_deref())?;
     from_flags(process.unwrap_or_default(), options)
 }
 

@@ -10,6 +10,7 @@ use oci_spec::runtime::LinuxNamespaceType as Ns;
 use super::store::Store;
 use crate::config::{self, Config, Process, validate};
 use crate::error::{Doing, Error, Kind, Result};
+use crate::handover;
 use crate::log::Log;
 use crate::namespaces::net_devices::{self, Move};
 use crate::namespaces::{Namespaces, time};
@@ -29,6 +30,10 @@ pub struct Options {
     pub pid_file: Option<PathBuf>,
     /// Gets the terminal's master.
     pub console_socket: Option<PathBuf>,
+    /// Gets a descriptor of the first process.
+    pub pidfd_socket: Option<PathBuf>,
+    /// Instead of the bundle's config.json.
+    pub config: Option<PathBuf>,
     /// Descriptors to keep beyond the standard three.
     pub preserve_fds: u32,
     /// Move and chroot instead of pivot_root.
@@ -46,6 +51,8 @@ pub struct Plan {
     pub bundle: PathBuf,
     /// Absolute, without symlinks.
     pub rootfs: PathBuf,
+    /// Where it was loaded from, if not from the bundle's config.json. Absolute.
+    pub config_file: Option<PathBuf>,
     /// As loaded, without the process.
     pub config: Config,
     /// Its process.
@@ -66,6 +73,8 @@ pub struct Plan {
     pub filter: Option<Filter>,
     /// Where the terminal's master goes; none without a terminal.
     pub console: Option<OwnedFd>,
+    /// Connected to `--pidfd-socket`.
+    pub pidfd_socket: Option<OwnedFd>,
     /// See [`Options`], plus what socket activation passes.
     pub preserve_fds: u32,
     /// `LISTEN_FDS` and its kin.
@@ -92,7 +101,12 @@ pub enum Console {
 pub fn plan(store: &Store, log: &Log, options: &Options, console: Console) -> Result<Plan> {
     let bundle =
         fs::canonicalize(&options.bundle).doing(|| format!("open bundle {}", options.bundle.display()))?;
-    let mut config = config::load_bundle(&bundle)?;
+    let config_file = options
+        .config
+        .as_deref()
+        .map(|file| fs::canonicalize(file).doing(|| format!("--config: open {}", file.display())))
+        .transpose()?;
+    let mut config = config::load_bundle(&bundle, config_file.as_deref())?;
     validate::config(&config)?;
     let process = config
         .process
@@ -112,6 +126,11 @@ pub fn plan(store: &Store, log: &Log, options: &Options, console: Console) -> Re
         None => None,
     };
     let console = console_of(&process, options, console)?;
+    let pidfd_socket = options
+        .pidfd_socket
+        .as_deref()
+        .map(|path| handover::connect("--pidfd-socket", path))
+        .transpose()?;
     let capabilities = capability_sets(&process, namespaces.has(Ns::User), log)?;
     let (listen, extra_env) = listen_fds();
     Ok(Plan {
@@ -125,11 +144,13 @@ pub fn plan(store: &Store, log: &Log, options: &Options, console: Console) -> Re
         attributes,
         filter,
         console,
+        pidfd_socket,
         preserve_fds: options.preserve_fds + listen,
         extra_env,
         pivot: !options.no_pivot,
         new_keyring: !options.no_new_keyring,
         bundle,
+        config_file,
         config,
         process,
     })

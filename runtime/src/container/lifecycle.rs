@@ -21,6 +21,7 @@ use super::launch::{Options, Plan};
 use super::state::{FORMAT, Record, Status};
 use super::store::{Entry, Store};
 use crate::error::{Doing, Error, Kind, Result};
+use crate::handover;
 use crate::hooks;
 use crate::init::child::{self, Gate};
 use crate::init::parent::{self, Init};
@@ -92,6 +93,9 @@ pub fn prepare(store: &Store, plan: &Plan, options: &Options, wait_for_start: bo
     ready.init = Some(init);
     ready.record.start_time = stat::read(ready.record.pid).map_or(0, |s| s.starttime);
     ready.entry.write(&ready.record)?;
+    if let (Some(socket), Some(init)) = (&plan.pidfd_socket, &ready.init) {
+        send_pidfd(socket, &init.pidfd)?;
+    }
     if let Some(path) = &options.pid_file {
         write_pid_file(path, ready.record.pid)?;
     }
@@ -111,6 +115,7 @@ fn first_record(plan: &Plan) -> Record {
         pid: 0,
         start_time: 0,
         bundle: plan.bundle.clone(),
+        config_file: plan.config_file.clone(),
         rootfs: plan.rootfs.clone(),
         created: rfc3339(SystemTime::now()),
         owner: nix::unistd::Uid::effective().as_raw(),
@@ -152,6 +157,17 @@ fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
     fs::write(&temporary, pid.to_string())
         .and_then(|()| fs::rename(&temporary, path))
         .doing(|| format!("--pid-file: write {}", path.display()))
+}
+
+/// Hands the process's descriptor to whoever connected `--pidfd-socket`.
+///
+/// # Errors
+/// What sending reported.
+pub fn send_pidfd(socket: &OwnedFd, pidfd: &OwnedFd) -> Result<()> {
+    let doing = || "--pidfd-socket: send the descriptor";
+    handover::send(socket.as_fd(), pidfd.as_fd(), b"pidfd").doing(doing)?;
+    // A created container's process holds a copy of this socket: its peer sees the end now, not at start.
+    rustix::net::shutdown(socket, rustix::net::Shutdown::Write).doing(doing)
 }
 
 /// As [`write_pid_file`], for exec.

@@ -29,6 +29,9 @@ pub struct Record {
     pub start_time: u64,
     /// The bundle directory, absolute.
     pub bundle: PathBuf,
+    /// What stands for the bundle's config.json, absolute; none is that file itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_file: Option<PathBuf>,
     /// The root filesystem on the host, absolute.
     pub rootfs: PathBuf,
     /// RFC 3339, UTC.
