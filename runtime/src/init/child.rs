@@ -116,6 +116,8 @@ fn prepare(
         cgroup: Some(&plan.cgroup),
         user_namespace: ns.has(Ns::User),
         cgroup_namespace: ns.has(Ns::Cgroup),
+        label: rootfs::label::of(config)?,
+        open_source: rootfs::OpenSource(&|_| unreachable_source()),
     };
     let (slave, state) = if ns.has(Ns::Mount) {
         enter_root(plan, channel, &setup)?
@@ -266,4 +268,8 @@ fn write_sysctl(plan: &Plan) -> Result<()> {
         std::fs::write(&path, value).doing(|| format!("linux.sysctl[{name:?}]: write {value:?}"))?;
     }
     Ok(())
+}
+
+fn unreachable_source() -> Result<OwnedFd> {
+    Err(Error::new(crate::error::Kind::Denied, "permission denied"))
 }

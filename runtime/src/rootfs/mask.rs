@@ -7,8 +7,9 @@ use kelson_sys::mount as attr;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, makedev, openat, statat};
 use rustix::io::Errno;
 
+use super::label::Label;
 use super::mounts::{attach, clone_mount, new_filesystem};
-use super::options::{Attributes, Options};
+use super::options;
 use super::resolve::Root;
 use crate::error::{Doing, Error, Kind, Result};
 
@@ -36,17 +37,23 @@ fn protect(root: &Root, path: &Path) -> Result<()> {
 
 /// Hides each directory behind an empty read-only tmpfs, and each file behind /dev/null. Missing paths are
 /// skipped.
-pub(super) fn masked_paths(root: &Root, paths: &[String]) -> Result<()> {
+pub(super) fn masked_paths(root: &Root, label: Option<Label<'_>>, paths: &[String]) -> Result<()> {
     let mut null = None;
     let mut empty = None;
     for (i, path) in paths.iter().enumerate() {
-        hide(root, Path::new(path), &mut null, &mut empty)
+        hide(root, label, Path::new(path), &mut null, &mut empty)
             .doing(|| format!("linux.maskedPaths[{i}]: {path}"))?;
     }
     Ok(())
 }
 
-fn hide(root: &Root, path: &Path, null: &mut Option<OwnedFd>, empty: &mut Option<OwnedFd>) -> Result<()> {
+fn hide(
+    root: &Root,
+    label: Option<Label<'_>>,
+    path: &Path,
+    null: &mut Option<OwnedFd>,
+    empty: &mut Option<OwnedFd>,
+) -> Result<()> {
     let target = match root.handle(path) {
         // A part of the path may be a file on this kernel.
         Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
@@ -58,20 +65,7 @@ fn hide(root: &Root, path: &Path, null: &mut Option<OwnedFd>, empty: &mut Option
             // All masked directories share one tmpfs. A mount can only be cloned once it is attached.
             Some(first) => clone_mount(&*first, false).doing(|| "clone the empty tmpfs")?,
             None => {
-                let attributes = Attributes {
-                    set: attr::RDONLY,
-                    clear: 0,
-                };
-                let data = vec!["size=0".to_owned(), "nr_inodes=1".to_owned()];
-                let made = new_filesystem(
-                    "tmpfs",
-                    "tmpfs",
-                    &Options {
-                        attributes,
-                        data,
-                        ..Options::default()
-                    },
-                )?;
+                let made = empty_directory(label)?;
                 attach(made.as_fd(), &target)?;
                 *empty = Some(made);
                 return Ok(());
@@ -85,6 +79,16 @@ fn hide(root: &Root, path: &Path, null: &mut Option<OwnedFd>, empty: &mut Option
         clone_mount(&*source, false).doing(|| "clone /dev/null")?
     };
     attach(cover.as_fd(), &target)
+}
+
+/// A read-only tmpfs without room for anything, detached.
+pub(super) fn empty_directory(label: Option<Label<'_>>) -> Result<OwnedFd> {
+    let with = |inodes: &str| {
+        let options = options::parse(&["ro", "nr_blocks=1", inodes]);
+        new_filesystem(label, "tmpfs", "tmpfs", &options)
+    };
+    // Ubuntu's 5.4 kernels insist on two.
+    with("nr_inodes=1").or_else(|_| with("nr_inodes=2"))
 }
 
 /// The host's /dev/null, checked: an image's own could be a symlink to a file worth writing (CVE-2025-31133).

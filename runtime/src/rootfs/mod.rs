@@ -3,14 +3,18 @@
 //! Everything inside the root is reached by descriptor (see [`resolve`]); new mounts are made detached and then
 //! moved onto a descriptor, so no path inside the container is looked up twice.
 
+mod bind;
 mod cgroup;
 mod copy_up;
 mod devices;
+pub mod label;
 mod mask;
 mod mounts;
+mod option_table;
 pub mod options;
 mod pivot;
 pub mod resolve;
+mod target;
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -40,6 +44,27 @@ pub struct Setup<'a> {
     pub user_namespace: bool,
     /// The container's cgroup namespace is its own.
     pub cgroup_namespace: bool,
+    /// SELinux context of new mounts.
+    pub label: Option<label::Label<'a>>,
+    /// Opens the sources that only the runtime can.
+    pub open_source: OpenSource<'a>,
+}
+
+/// Asks the runtime, which has the host's privileges, for a detached copy of the source of `mounts[i]`, with its ids
+/// mapped where they are to be.
+#[derive(Clone, Copy)]
+pub struct OpenSource<'a>(pub &'a dyn Fn(usize) -> Result<OwnedFd>);
+
+impl OpenSource<'_> {
+    fn call(self, index: usize) -> Result<OwnedFd> {
+        (self.0)(index)
+    }
+}
+
+impl std::fmt::Debug for OpenSource<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("OpenSource")
+    }
 }
 
 /// The mounted root filesystem, before it becomes the root.
@@ -67,7 +92,7 @@ pub fn mount_all(setup: &Setup<'_>) -> Result<Mounted> {
         readonly: Vec::new(),
     };
     for (i, entry) in setup.config.mounts.iter().enumerate() {
-        mounts::mount_entry(setup, &mut mounted, entry).doing(|| {
+        mounts::mount_entry(setup, &mut mounted, i, entry).doing(|| {
             let source = entry
                 .source()
                 .as_deref()
@@ -82,8 +107,8 @@ pub fn mount_all(setup: &Setup<'_>) -> Result<Mounted> {
     }
     // A /dev bound from elsewhere is used as it is.
     if !setup.config.mounts.iter().any(|m| {
-        m.destination() == Path::new("/dev")
-            && options::parse(m.options().as_deref().unwrap_or_default()).bind
+        resolve::clean(m.destination()) == Path::new("dev")
+            && options::parse(m.options().as_deref().unwrap_or_default()).bind()
     }) {
         devices::make_all(setup, &mounted.root)?;
     }
@@ -96,7 +121,7 @@ pub fn mount_all(setup: &Setup<'_>) -> Result<Mounted> {
 /// Names the path or entry of config.json.
 pub fn finish(setup: &Setup<'_>, mounted: Mounted, pivot: bool) -> Result<()> {
     mask::readonly_paths(&mounted.root, &setup.config.linux.readonly_paths)?;
-    mask::masked_paths(&mounted.root, &setup.config.linux.masked_paths)?;
+    mask::masked_paths(&mounted.root, setup.label, &setup.config.linux.masked_paths)?;
     let readonly = attr::MountAttr {
         set: attr::RDONLY,
         ..Default::default()

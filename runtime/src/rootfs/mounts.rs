@@ -1,98 +1,155 @@
-//! One entry of `mounts`.
+//! One entry of `mounts` that is a filesystem of its own, or changes one. Bind mounts are in [`super::bind`].
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use kelson_sys::mount as attr;
+use nix::libc::{MS_RDONLY, MS_REMOUNT};
 use nix::mount::{MsFlags, mount};
 use oci_spec::runtime::Mount;
-use rustix::fs::{AtFlags, CWD, FileType, statat};
+use rustix::fs::{XattrFlags, setxattr};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
 };
 
+use super::label::{Label, Place, place};
 use super::options::{self, Options};
-use super::resolve::{Root, clean};
-use super::{Mounted, Setup, cgroup, copy_up};
+use super::resolve::clean;
+use super::target::{self, Target};
+use super::{Mounted, Setup, bind, cgroup, copy_up};
 use crate::error::{Doing, Error, IntoError, Kind, Result};
 
-pub(super) fn mount_entry(setup: &Setup<'_>, mounted: &mut Mounted, entry: &Mount) -> Result<()> {
+pub(super) fn mount_entry(
+    setup: &Setup<'_>,
+    mounted: &mut Mounted,
+    index: usize,
+    entry: &Mount,
+) -> Result<()> {
     let options = options::parse(entry.options().as_deref().unwrap_or_default());
     let typ = entry.typ().as_deref().unwrap_or("none");
-    if options.bind {
-        return bind(setup, &mounted.root, entry, &options);
+    if options.bind() {
+        return bind::mount(setup, &mounted.root, index, entry, &options);
     }
-    if options.remount {
-        let target = open_target(&mounted.root, entry.destination(), Target::Any)?;
+    if options.remount() {
+        let target = target::open(&mounted.root, entry.destination(), Target::Any)?;
         return remount(&target, &options);
     }
     match typ {
-        "cgroup" | "cgroup2" => cgroup::mount_cgroup(setup, &mounted.root, entry, &options),
+        "cgroup" => cgroup::mount_cgroup(setup, &mounted.root, entry, &options),
+        "cgroup2" if setup.cgroup.is_some_and(kelson_cgroups::Cgroup::is_unified) => {
+            cgroup::mount_cgroup(setup, &mounted.root, entry, &options)
+        }
         "proc" | "sysfs" => {
-            let target = open_target(&mounted.root, entry.destination(), Target::PlainDirectory)?;
-            fresh(typ, entry, &options, &target).map(|_| ())
+            let target = target::open(&mounted.root, entry.destination(), Target::PlainDirectory)?;
+            target::forbid_in_proc(&target, entry.destination(), typ == "proc")?;
+            fresh(setup.label, typ, entry, &options, &target).map(drop)
         }
-        _ => {
-            let target = open_target(&mounted.root, entry.destination(), Target::Directory)?;
-            forbid_inside_proc(&target, entry.destination())?;
-            filesystem(mounted, typ, entry, options, &target)
-        }
+        _ => filesystem(setup, mounted, typ, entry, options),
     }
 }
 
 fn filesystem(
+    setup: &Setup<'_>,
     mounted: &mut Mounted,
     typ: &str,
     entry: &Mount,
     mut options: Options,
-    target: &OwnedFd,
 ) -> Result<()> {
-    // A read-only tmpfs stays writable until mount points, devices and files in it have been made.
-    let deferred = typ == "tmpfs" && options.attributes.set & attr::RDONLY != 0;
-    if deferred {
-        options.attributes.set &= !attr::RDONLY;
+    let tmpfs = typ == "tmpfs";
+    if tmpfs
+        && !options.data.iter().any(|d| d.starts_with("mode="))
+        && let Some(mode) = target::mode_of(&mounted.root, entry.destination())?
+    {
+        // A directory keeps its mode under the tmpfs that hides it, as in runc.
+        options.data.push(format!("mode={mode:o}"));
     }
-    let before = if options.copy_up && typ == "tmpfs" {
-        Some(copy_up::open(target)?)
+    let target = target::open(&mounted.root, entry.destination(), Target::Directory)?;
+    target::forbid_in_proc(&target, entry.destination(), false)?;
+    // They stay writable until mount points, devices and files in them have been made.
+    let late = (tmpfs || clean(entry.destination()) == Path::new("dev"))
+        && (options.readonly() || options.recursive.set & attr::RDONLY != 0);
+    if late {
+        options.flags &= !MS_RDONLY;
+        options.recursive.set &= !attr::RDONLY;
+    }
+    let before = if options.copy_up && tmpfs {
+        Some(copy_up::open(&target)?)
     } else {
         None
     };
-    let fd = fresh(typ, entry, &options, target)?;
+    let fd = fresh(setup.label, typ, entry, &options, &target)?;
     if let Some(before) = before {
-        copy_up::copy(before, &fd)?;
+        copy_up::copy(&before, &fd)?;
     }
-    match (fd, typ) {
-        (Some(fd), "devpts") => mounted.devpts = Some(fd),
-        (Some(fd), _) if deferred => mounted.readonly.push(fd),
-        _ => {}
+    if late {
+        mounted.readonly.push(fd);
+    } else if typ == "devpts" {
+        mounted.devpts = Some(fd);
     }
     Ok(())
 }
 
-/// Mounts a new instance on `target`; gives its descriptor where the kernel made one.
-fn fresh(typ: &str, entry: &Mount, options: &Options, target: &OwnedFd) -> Result<Option<OwnedFd>> {
+/// Mounts a new instance on `target`; gives its descriptor.
+fn fresh(
+    label: Option<Label<'_>>,
+    typ: &str,
+    entry: &Mount,
+    options: &Options,
+    target: &OwnedFd,
+) -> Result<OwnedFd> {
     let source = entry.source().clone().unwrap_or_else(|| PathBuf::from(typ));
     let source = source
         .to_str()
         .ok_or_else(|| Error::new(Kind::Invalid, "source is not UTF-8"))?;
-    // fsconfig takes values of at most 255 bytes, too few for the layers of an overlay.
-    if options.data.iter().any(|d| d.len() > 255) || source.len() > 255 {
-        let flags = legacy_flags(options);
-        let path = format!("/proc/self/fd/{}", target.as_raw_fd());
-        let data = options.data.join(",");
-        mount(Some(source), path.as_str(), Some(typ), flags, Some(data.as_str())).doing(|| "mount")?;
-        return Ok(None);
+    let fd = if options.needs_mount2() || source.len() > 255 {
+        by_mount2(label, typ, source, options, target)?;
+        target::reopen(target)?
+    } else {
+        let fd = new_filesystem(label, typ, source, options)?;
+        attach(fd.as_fd(), target)?;
+        fd
+    };
+    if let (Some(label), Place::Root) = (label, place(typ)) {
+        let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+        setxattr(
+            path,
+            "security.selinux",
+            label.context.as_bytes(),
+            XattrFlags::empty(),
+        )
+        .doing(|| format!("linux.mountLabel: set {:?}", label.context))?;
     }
-    let fd = new_filesystem(typ, source, options)?;
-    attach(fd.as_fd(), target)?;
     after_attach(fd.as_fd(), options)?;
-    Ok(Some(fd))
+    Ok(fd)
+}
+
+fn by_mount2(
+    label: Option<Label<'_>>,
+    typ: &str,
+    source: &str,
+    options: &Options,
+    target: &OwnedFd,
+) -> Result<()> {
+    let path = format!("/proc/self/fd/{}", target.as_raw_fd());
+    let mut data = options.data.clone();
+    if let (Some(label), Place::Option) = (label, place(typ)) {
+        // Categories are separated by commas, too.
+        data.push(format!("{}=\"{}\"", label.option, label.context));
+    }
+    let data = data.join(",");
+    let flags = MsFlags::from_bits_retain(options.flags);
+    mount(Some(source), path.as_str(), Some(typ), flags, Some(data.as_str())).doing(|| "mount")
 }
 
 /// A detached mount of a new filesystem instance.
-pub(super) fn new_filesystem(typ: &str, source: &str, options: &Options) -> Result<OwnedFd> {
+pub(super) fn new_filesystem(
+    label: Option<Label<'_>>,
+    typ: &str,
+    source: &str,
+    options: &Options,
+) -> Result<OwnedFd> {
     let fs = fsopen(typ, FsOpenFlags::FSOPEN_CLOEXEC).map_err(|e| match e {
         Errno::NODEV => Error::new(
             Kind::Unsupported,
@@ -101,8 +158,13 @@ pub(super) fn new_filesystem(typ: &str, source: &str, options: &Options) -> Resu
         other => other.into_error(format!("open filesystem {typ}").into()),
     })?;
     fsconfig_set_string(fs.as_fd(), "source", source).doing(|| "set source")?;
-    for flag in &options.superblock {
-        fsconfig_set_flag(fs.as_fd(), *flag).doing(|| format!("set option {flag}"))?;
+    let read_only = (options.readonly() && has_disk(typ)).then_some("ro");
+    for flag in options.superblock().chain(read_only) {
+        fsconfig_set_flag(fs.as_fd(), flag).doing(|| format!("set option {flag}"))?;
+    }
+    if let (Some(label), Place::Option) = (label, place(typ)) {
+        fsconfig_set_string(fs.as_fd(), label.option, label.context)
+            .doing(|| format!("linux.mountLabel: set {}={:?}", label.option, label.context))?;
     }
     for option in &options.data {
         match option.split_once('=') {
@@ -112,8 +174,17 @@ pub(super) fn new_filesystem(typ: &str, source: &str, options: &Options) -> Resu
         .doing(|| format!("set option {option:?}"))?;
     }
     fsconfig_create(fs.as_fd()).doing(|| format!("create filesystem {typ}"))?;
-    let attributes = MountAttrFlags::from_bits_retain(u32::try_from(options.attributes.set).unwrap_or(0));
+    let attributes = MountAttrFlags::from_bits_retain(u32::try_from(options.attributes()).unwrap_or(0));
     fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes).doing(|| "mount")
+}
+
+/// Whether `ro` matters to the filesystem and not only to the mount: one with a disk might otherwise be written to (its
+/// journal, its superblock), or refused, by a device that is read-only.
+fn has_disk(typ: &str) -> bool {
+    !matches!(
+        typ,
+        "tmpfs" | "proc" | "sysfs" | "devpts" | "mqueue" | "cgroup" | "cgroup2" | "ramfs" | "devtmpfs"
+    )
 }
 
 /// Moves a detached mount onto a descriptor.
@@ -132,46 +203,10 @@ pub(super) fn clone_mount(fd: impl AsFd, recursive: bool) -> std::result::Result
     open_tree(fd, "", flags)
 }
 
-fn bind(setup: &Setup<'_>, root: &Root, entry: &Mount, options: &Options) -> Result<()> {
-    let source = entry.source().as_deref().unwrap_or(Path::new(""));
-    // Relative sources start at the bundle (runtime-spec, config.md, "mounts").
-    let source = setup.bundle.join(source);
-    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    if options.recursive_bind {
-        flags |= OpenTreeFlags::AT_RECURSIVE;
-    }
-    let tree = open_tree(CWD, &source, flags).doing(|| format!("open source {}", source.display()))?;
-    let stat = statat(&tree, "", AtFlags::EMPTY_PATH).doing(|| "stat source")?;
-    let is_dir = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-    let kind = if is_dir { Target::Directory } else { Target::File };
-    let target = open_target(root, entry.destination(), kind)?;
-    // A whole procfs (or a part of one) may be bound there; it cannot pretend to be one.
-    let is_proc = rustix::fs::fstatfs(&tree).is_ok_and(|s| s.f_type == rustix::fs::PROC_SUPER_MAGIC);
-    if !is_proc {
-        forbid_inside_proc(&target, entry.destination())?;
-    }
-    if !options.attributes.is_empty() {
-        let change = attr::MountAttr {
-            set: options.attributes.set,
-            clear: options.attributes.clear,
-            propagation: 0,
-        };
-        attr::set_attr(&tree, false, change).doing(|| "set mount options")?;
-    }
-    attach(tree.as_fd(), &target)?;
-    after_attach(tree.as_fd(), options)
-}
-
 /// What applies to a whole tree, or concerns peers: only once the mount is in place.
 pub(super) fn after_attach(mount: BorrowedFd<'_>, options: &Options) -> Result<()> {
-    let r = options.recursive;
-    if !r.is_empty() {
-        let change = attr::MountAttr {
-            set: r.set,
-            clear: r.clear,
-            propagation: 0,
-        };
-        attr::set_attr(mount, true, change).doing(|| "set recursive mount options")?;
+    if !options.recursive.is_empty() {
+        attr::set_attr(mount, true, options.recursive.change()).doing(|| "set recursive mount options")?;
     }
     for p in &options.propagation {
         let change = attr::MountAttr {
@@ -183,108 +218,17 @@ pub(super) fn after_attach(mount: BorrowedFd<'_>, options: &Options) -> Result<(
     Ok(())
 }
 
+/// `remount` without `bind`: the filesystem's options, too.
 fn remount(target: &OwnedFd, options: &Options) -> Result<()> {
     let path = format!("/proc/self/fd/{}", target.as_raw_fd());
     let data = options.data.join(",");
-    let flags = legacy_flags(options) | MsFlags::MS_REMOUNT;
     mount(
         None::<&str>,
         path.as_str(),
         None::<&str>,
-        flags,
+        MsFlags::from_bits_retain(options.flags | MS_REMOUNT),
         Some(data.as_str()),
     )
     .doing(|| "remount")?;
-    Ok(())
-}
-
-fn legacy_flags(options: &Options) -> MsFlags {
-    let pairs = [
-        (attr::RDONLY, MsFlags::MS_RDONLY),
-        (attr::NOSUID, MsFlags::MS_NOSUID),
-        (attr::NODEV, MsFlags::MS_NODEV),
-        (attr::NOEXEC, MsFlags::MS_NOEXEC),
-        (attr::NOATIME, MsFlags::MS_NOATIME),
-        (attr::STRICTATIME, MsFlags::MS_STRICTATIME),
-        (attr::NODIRATIME, MsFlags::MS_NODIRATIME),
-    ];
-    let mut flags = MsFlags::empty();
-    for (bit, flag) in pairs {
-        if options.attributes.set & bit != 0 {
-            flags |= flag;
-        }
-    }
-    for name in &options.superblock {
-        match *name {
-            "sync" => flags |= MsFlags::MS_SYNCHRONOUS,
-            "dirsync" => flags |= MsFlags::MS_DIRSYNC,
-            "mand" => flags |= MsFlags::MS_MANDLOCK,
-            "lazytime" => flags |= MsFlags::MS_LAZYTIME,
-            _ => {}
-        }
-    }
-    flags
-}
-
-/// What a mount point must be.
-#[derive(Clone, Copy, PartialEq)]
-pub(super) enum Target {
-    /// A directory, made if missing, reached without symlinks: writes to procfs and sysfs below it must go there
-    /// and nowhere else (CVE-2019-19921).
-    PlainDirectory,
-    Directory,
-    File,
-    Any,
-}
-
-pub(super) fn open_target(root: &Root, path: &Path, kind: Target) -> Result<OwnedFd> {
-    if clean(path).as_os_str().is_empty() {
-        return Err(Error::new(Kind::Invalid, "the destination is the root itself"));
-    }
-    let doing = || format!("open mount point {}", path.display());
-    match kind {
-        Target::PlainDirectory => match root.handle_plain(path) {
-            Err(Errno::NOENT) => root.make_dirs(path).doing(doing),
-            Err(Errno::LOOP) => Err(Error::new(
-                Kind::Invalid,
-                format!(
-                    "open mount point {}: must be an ordinary directory, not a symlink",
-                    path.display()
-                ),
-            )),
-            other => other.doing(doing),
-        },
-        Target::Directory => root.make_dirs(path).doing(doing),
-        Target::File => root.make_file(path).doing(doing),
-        Target::Any => root.handle(path).doing(doing),
-    }
-}
-
-/// Mounts that hide parts of procfs would mislead the checks of programs that read it; only what presents
-/// resource figures may be replaced (lxcfs does).
-fn forbid_inside_proc(target: &OwnedFd, destination: &Path) -> Result<()> {
-    const ALLOWED: [&str; 10] = [
-        "cpuinfo",
-        "diskstats",
-        "meminfo",
-        "stat",
-        "swaps",
-        "uptime",
-        "loadavg",
-        "slabinfo",
-        "sys/kernel/ns_last_pid",
-        "sys/crypto/fips_enabled",
-    ];
-    if rustix::fs::fstatfs(target).is_ok_and(|s| s.f_type != rustix::fs::PROC_SUPER_MAGIC) {
-        return Ok(());
-    }
-    let cleaned = clean(destination);
-    match cleaned.strip_prefix("proc") {
-        Ok(below) if ALLOWED.iter().any(|a| below == Path::new(a)) => Ok(()),
-        Ok(below) if below.as_os_str().is_empty() => Ok(()),
-        _ => Err(Error::new(
-            Kind::Invalid,
-            format!("{} is inside procfs", destination.display()),
-        )),
-    }
+    after_attach(target.as_fd(), options)
 }

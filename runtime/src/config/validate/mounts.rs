@@ -12,14 +12,21 @@ pub(super) fn mounts(c: &Config) -> Result<()> {
             return Err(Error::field(format!("{at}.destination"), "is required"));
         }
         let parsed = options::parse(m.options().as_deref().unwrap_or_default());
-        if parsed.bind && m.source().as_ref().is_none_or(|s| s.as_os_str().is_empty()) {
+        if parsed.bind() && m.source().as_ref().is_none_or(|s| s.as_os_str().is_empty()) {
             return Err(Error::field(format!("{at}.source"), "a bind mount needs one"));
+        }
+        // The kernel would ignore them, as a bind mount has the filesystem that is there.
+        if parsed.bind()
+            && let Some(option) = parsed.data.first()
+        {
+            let why = format!("{option:?} is an option of filesystems, which a bind mount cannot have");
+            return Err(Error::field(format!("{at}.options"), why));
         }
         let mapped = [m.uid_mappings(), m.gid_mappings()]
             .into_iter()
             .flatten()
             .any(|l| !l.is_empty());
-        if parsed.idmap || mapped {
+        if parsed.idmap.is_some() || mapped {
             return Err(unsupported(&format!("{at}.uidMappings")));
         }
     }
