@@ -21,3 +21,4 @@ pub mod process;
 pub mod rootfs;
 pub mod seccomp;
 pub mod terminal;
+mod users;

@@ -246,3 +246,56 @@ fn the_version_has_runcs_form() {
         );
     }
 }
+
+#[test]
+fn debug_tells_the_stages_of_run_and_exec() {
+    if !can_run() {
+        return;
+    }
+    let b = Bundle::new("sleep 100");
+    b.up();
+    let exec = b.runtime(&["--debug", "exec", &b.id, "true"]);
+    assert!(exec.status.success());
+    let text_of_exec = text(&exec.stderr);
+    for stage in [
+        "level=debug",
+        "nsexec container setup",
+        "child process in init()",
+        "setns_init: about to exec",
+    ] {
+        assert!(text_of_exec.contains(stage), "{stage}: {text_of_exec}");
+    }
+    let quiet = b.runtime(&["exec", &b.id, "true"]);
+    assert_eq!(text(&quiet.stderr), "");
+    assert!(b.delete().status.success());
+
+    fs::write(b.path("config.json"), serde_json::to_vec(&b.config).unwrap()).unwrap();
+    let log = b.path("log");
+    let created = b
+        .command(&[
+            "--debug",
+            "--log",
+            log.to_str().unwrap(),
+            "--log-format",
+            "json",
+            "create",
+        ])
+        .args(["--bundle", b.dir.path().to_str().unwrap(), &b.id])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .unwrap();
+    assert!(created.success());
+    let stages: Vec<String> = fs::read_to_string(&log)
+        .unwrap()
+        .lines()
+        .map(|line| {
+            let line: Value = serde_json::from_str(line).unwrap();
+            assert_eq!(line["level"], "debug");
+            line["msg"].as_str().unwrap().to_owned()
+        })
+        .collect();
+    let place = |what: &str| stages.iter().position(|s| s.starts_with(what)).unwrap();
+    assert!(place("nsexec container setup") < place("child process in init()"));
+    assert!(place("child process in init()") < place("init: closing the pipe"));
+}

@@ -5,6 +5,7 @@ use clap::Parser;
 use super::{Context, Outcome, json, print};
 use crate::container::Status;
 use crate::error::{Error, Kind, Result};
+use crate::users;
 
 #[derive(Debug, Parser)]
 #[command(
@@ -54,11 +55,7 @@ fn list(context: &Context, args: &Args) -> Result<()> {
             let mut rows = vec![["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"].map(str::to_owned)];
             for (r, s) in &records {
                 let pid = if *s == Status::Stopped { 0 } else { r.pid };
-                let owner = if r.owner == 0 {
-                    "root".to_owned()
-                } else {
-                    format!("#{}", r.owner)
-                };
+                let owner = users::name(r.owner);
                 let bundle = r.bundle.display().to_string();
                 rows.push([
                     r.id.clone(),
@@ -78,12 +75,12 @@ fn list(context: &Context, args: &Args) -> Result<()> {
     }
 }
 
-/// Columns at least 12 wide, one space between, as runc's.
+/// Columns at least 12 wide, three spaces between, as Go's tabwriter makes them for runc.
 fn table<const N: usize>(rows: &[[String; N]]) -> String {
-    let mut widths = [11; N];
+    let mut widths = [12; N];
     for row in rows {
         for (w, cell) in widths.iter_mut().zip(row) {
-            *w = (*w).max(cell.chars().count());
+            *w = (*w).max(cell.chars().count() + 3);
         }
     }
     rows.iter()
@@ -93,7 +90,7 @@ fn table<const N: usize>(rows: &[[String; N]]) -> String {
                 if i + 1 == N {
                     line.push_str(cell);
                 } else {
-                    line.push_str(&format!("{cell:width$} "));
+                    line.push_str(&format!("{cell:width$}"));
                 }
             }
             line + "\n"
@@ -111,6 +108,6 @@ mod tests {
             ["a".to_owned(), "b".to_owned()],
             ["a-long-identifier".to_owned(), "c".to_owned()],
         ];
-        assert_eq!(table(&rows), "a                 b\na-long-identifier c\n");
+        assert_eq!(table(&rows), "a                   b\na-long-identifier   c\n");
     }
 }

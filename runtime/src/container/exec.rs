@@ -131,6 +131,7 @@ pub fn exec(
         console,
         preserve_fds: options.preserve_fds,
         keyring: record.keyring,
+        log: log.clone(),
         process,
     };
     let pidfd_socket = options

@@ -83,6 +83,8 @@ pub struct Plan {
     pub pivot: bool,
     /// A session keyring of its own.
     pub new_keyring: bool,
+    /// Where stages go.
+    pub log: Log,
 }
 
 /// How the terminal is held.
@@ -149,6 +151,7 @@ pub fn plan(store: &Store, log: &Log, options: &Options, console: Console) -> Re
         extra_env,
         pivot: !options.no_pivot,
         new_keyring: !options.no_new_keyring,
+        log: log.clone(),
         bundle,
         config_file,
         config,

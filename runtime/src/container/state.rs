@@ -8,6 +8,7 @@ use oci_spec::runtime::Hooks;
 use serde::{Deserialize, Serialize};
 
 use crate::process::stat;
+use crate::users;
 
 /// Version of [`Record`]. A newer one is refused by name.
 pub const FORMAT: u32 = 1;
@@ -156,12 +157,8 @@ pub struct View<'a> {
     owner: u32,
 }
 
-/// runc shows the owner's name; without NSS in a static binary only root has one.
 fn as_name<S: serde::Serializer>(uid: &u32, s: S) -> Result<S::Ok, S::Error> {
-    match uid {
-        0 => s.serialize_str("root"),
-        uid => s.serialize_str(&uid.to_string()),
-    }
+    s.serialize_str(&users::name(*uid))
 }
 
 #[cfg(test)]

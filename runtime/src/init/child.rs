@@ -75,6 +75,7 @@ fn prepare(
     if ns.staged {
         channel.wait_go()?;
     }
+    channel.note(&plan.log, || "child process in init()");
     let time = ns.time_offsets.as_deref().map(Offsets::open).transpose()?;
     if ns.creates(Ns::User) {
         channel.send(&Message::Mapped)?;
@@ -105,6 +106,7 @@ fn prepare(
     if let Some(name) = config.domainname.as_deref().filter(|n| !n.is_empty()) {
         rustix::system::setdomainname(name.as_bytes()).doing(|| "domainname: set")?;
     }
+    channel.note(&plan.log, || "init: in its namespaces and cgroups");
     // The three that use /proc come while it is the host's, which nobody inside can have prepared.
     let label = lsm::prepare(&plan.process, "process.")?;
     write_sysctl(plan)?;
@@ -149,6 +151,8 @@ fn prepare(
         },
         extra_env: &plan.extra_env,
     };
+    // The last one: a filter may forbid it later.
+    channel.note(&plan.log, || "init: closing the pipe to signal completion");
     let program = finalize::become_target(&target, label, slave)?;
     channel.send(&Message::Ready)?;
     Ok((program, state))
@@ -161,6 +165,9 @@ fn enter_root(
     setup: &Setup<'_>,
 ) -> Result<(Option<OwnedFd>, Option<String>)> {
     let mounted = rootfs::mount_all(setup)?;
+    channel.note(&plan.log, || {
+        format!("init: {} mounts made", setup.config.mounts.len())
+    });
     let slave = match &plan.console {
         Some(socket) => {
             let pty = terminal::open(&mounted.root, mounted.devpts.as_ref(), plan.process.console_size)?;

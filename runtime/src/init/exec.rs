@@ -10,9 +10,10 @@ use oci_spec::runtime::LinuxNamespaceType as Ns;
 use rustix::process::{Signal, pidfd_send_signal};
 
 use super::finalize::{self, Target};
-use super::sync::{self, Channel};
+use super::sync::{self, Channel, Message};
 use crate::config::Process;
 use crate::error::{Doing, Error, IntoError, Kind, Result};
+use crate::log::Log;
 use crate::namespaces::decide::flag;
 use crate::namespaces::join;
 use crate::process::affinity::Affinity;
@@ -47,6 +48,8 @@ pub struct Plan {
     pub preserve_fds: u32,
     /// The container has a session keyring.
     pub keyring: bool,
+    /// Where stages go.
+    pub log: Log,
 }
 
 /// Makes the process; comes back once it executes.
@@ -61,6 +64,12 @@ pub fn start(plan: &Plan, joiner: &Joiner) -> Result<(Pid, OwnedFd)> {
             .doing(|| "join the container's pid namespace")?;
     }
     plan.affinity.apply_initial()?;
+    plan.log.debug(|| {
+        format!(
+            "nsexec container setup: joining namespaces {:#x}",
+            plan.namespaces
+        )
+    });
     let (ours, theirs) = sync::pair()?;
     let mut ours = Some(ours);
     let spawned = spawn(
@@ -70,7 +79,7 @@ pub fn start(plan: &Plan, joiner: &Joiner) -> Result<(Pid, OwnedFd)> {
         },
         || {
             drop(ours.take());
-            let error = match become_member(plan, joiner) {
+            let error = match become_member(plan, joiner, &theirs) {
                 Ok(program) => program.execute(),
                 Err(e) => e,
             };
@@ -85,7 +94,12 @@ pub fn start(plan: &Plan, joiner: &Joiner) -> Result<(Pid, OwnedFd)> {
     let channel: Channel = ours
         .take()
         .ok_or_else(|| Error::new(Kind::Internal, "no channel"))?;
-    let message = channel.receive();
+    let message = loop {
+        match channel.receive() {
+            Ok(Some(Message::Note(text))) => plan.log.debug(|| text),
+            other => break other,
+        }
+    };
     match message {
         // Closed on exec. One that died without a word is found by whoever waits for it.
         Ok(None) => Ok((pid, pidfd)),
@@ -99,7 +113,8 @@ pub fn start(plan: &Plan, joiner: &Joiner) -> Result<(Pid, OwnedFd)> {
     }
 }
 
-fn become_member(plan: &Plan, joiner: &Joiner) -> Result<finalize::Program> {
+fn become_member(plan: &Plan, joiner: &Joiner, channel: &Channel) -> Result<finalize::Program> {
+    channel.note(&plan.log, || "child process in init()");
     // Both while /proc is the host's, and this process still the host's root.
     let label = lsm::prepare(&plan.process, "")?;
     oom::adjust("self", plan.process.oom_score_adj)?;
@@ -135,5 +150,6 @@ fn become_member(plan: &Plan, joiner: &Joiner) -> Result<finalize::Program> {
         waits_with: None,
         extra_env: &[],
     };
+    channel.note(&plan.log, || "setns_init: about to exec");
     finalize::become_target(&target, label, slave)
 }

@@ -92,6 +92,13 @@ pub fn start(
     hooks: impl FnOnce(Pid) -> Result<String>,
 ) -> Result<Init> {
     let opened = join::open(&plan.namespaces)?;
+    plan.log.debug(|| {
+        format!(
+            "nsexec container setup: clone flags {:#x}{}",
+            plan.namespaces.create,
+            if plan.namespaces.staged { ", staged" } else { "" }
+        )
+    });
     let (ours, theirs) = sync::pair()?;
     let mut init = if plan.namespaces.staged {
         staged(plan, joiner, gate, &opened, ours, theirs)?
@@ -101,6 +108,7 @@ pub fn start(
     relocate_net_devices(plan, &opened, init.pid)?;
     // From here, as the child may not be allowed to, and owns nothing of its own /proc entry.
     oom::adjust(init.pid, plan.process.oom_score_adj)?;
+    plan.log.debug(|| format!("first process is {}", init.pid));
     lead(plan, &mut init, hooks)?;
     Ok(init)
 }
@@ -239,6 +247,7 @@ fn lead(plan: &Plan, init: &mut Init, hooks: impl FnOnce(Pid) -> Result<String>)
     loop {
         match init.channel.receive()? {
             Some(Message::Ready) => return Ok(()),
+            Some(Message::Note(text)) => plan.log.debug(|| text),
             Some(Message::Mapped) => map(plan, init)?,
             Some(Message::Hooks) => {
                 let state = match hooks.take() {
@@ -255,6 +264,7 @@ fn lead(plan: &Plan, init: &mut Init, hooks: impl FnOnce(Pid) -> Result<String>)
 
 fn map(plan: &Plan, init: &Init) -> Result<()> {
     let linux = &plan.config.linux;
+    plan.log.debug(|| "writing id maps");
     user::write_maps(init.pid.as_raw(), &linux.uid_mappings, &linux.gid_mappings)?;
     init.channel.send(&Message::Go(None))
 }

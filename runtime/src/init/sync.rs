@@ -17,6 +17,7 @@
 //!   (create)
 //!     waits on the start fifo instead; the runtime exits
 //!   at any time
+//!     Note(text)         ──►                    a line for the log; only with --debug
 //!     Failed(error)      ──►                    and exits
 //!     end of stream      ──►                    it executed (after Ready), or died
 //! ```
@@ -29,6 +30,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Doing, Error, Kind, Result};
+use crate::log::Log;
 
 /// Larger messages are cut (errors) or refused (state): a sequenced packet is sent in one piece.
 const MAX_MESSAGE: usize = 64 << 10;
@@ -42,6 +44,8 @@ pub enum Message {
     Sibling(i32),
     /// Child: run prestart and createRuntime now.
     Hooks,
+    /// Child, with `--debug` only: a stage is reached.
+    Note(String),
     /// Child: about to execute.
     Ready,
     /// Child: it did not work.
@@ -160,6 +164,14 @@ impl Channel {
                 Kind::Internal,
                 "the runtime ended before the container started",
             )),
+        }
+    }
+
+    /// Child: reports a stage, if anybody wants to know. The text is built only then.
+    pub fn note<T: Into<String>>(&self, log: &Log, text: impl FnOnce() -> T) {
+        if log.is_debug() {
+            // What is lost here is no part of the container.
+            let _ = self.send(&Message::Note(text().into()));
         }
     }
 
