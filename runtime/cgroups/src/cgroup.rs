@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::devices::DeviceRules;
 use crate::error::{Error, Kind, Result};
 use crate::host::Version;
+use crate::limits::{self, Limit, Undo};
 use crate::{files, freeze, v1, v2};
 
 /// How long to wait between two looks at a cgroup that is emptying.
@@ -139,25 +140,91 @@ impl Cgroup {
         Ok(())
     }
 
-    /// Writes the limits and the device list into the directories.
+    /// Writes the limits and the device list into the directories, which were just made.
     ///
     /// # Errors
-    /// Names the file and value that the kernel refused; `Unsupported` when a limit's controller is missing.
+    /// Names the field, and the file and value that the kernel refused; `Unsupported` when a limit's controller is
+    /// missing.
     pub fn apply(&self, resources: Option<&LinuxResources>, devices: &DeviceRules) -> Result<()> {
-        if self.is_unified() {
-            let Some(dir) = self.v2() else { return Ok(()) };
-            if let Some(resources) = resources {
-                v2::apply(&dir.path, resources)?;
-            }
-            return v2::apply_devices(&dir.path, devices);
-        }
         if let Some(resources) = resources {
-            v1::apply(self, resources)?;
+            let limits = if self.is_unified() {
+                v2::limits(resources, &v2::Now::default())?
+            } else {
+                self.limits_v1(resources, v1::Now::FRESH)?
+            };
+            self.write(&limits, None)?;
+        }
+        if self.is_unified() {
+            return match self.v2() {
+                Some(dir) => v2::apply_devices(&dir.path, devices),
+                None => Ok(()),
+            };
         }
         match self.v1("devices") {
             Some(dir) => v1::apply_devices(&dir.path, devices),
             None => Ok(()),
         }
+    }
+
+    /// Changes limits of a container that is there; what `resources` do not name stays as it is, and so does the
+    /// list of devices (as with runc: access that a process has is never closed).
+    ///
+    /// # Errors
+    /// As [`Cgroup::apply`]. Limits that were changed before the error are set back to what they were.
+    pub fn update(&self, resources: &LinuxResources) -> Result<()> {
+        let limits = self.updates(resources)?;
+        let mut undo = Undo::default();
+        let done = self.write(&limits, Some(&mut undo));
+        if done.is_err() {
+            undo.take_back();
+        }
+        done
+    }
+
+    /// The fields of `resources` that mean nothing on this layout or kernel, each with the reason, for a warning.
+    pub fn ignored(&self, resources: &LinuxResources) -> Vec<&'static str> {
+        limits::ignored(resources, self.is_unified())
+    }
+
+    fn updates(&self, resources: &LinuxResources) -> Result<Vec<Limit>> {
+        match self.v2() {
+            Some(dir) if self.is_unified() => v2::limits(resources, &v2::Now::read(&dir.path, resources)),
+            _ => {
+                let memory = self.v1("memory").map(|d| d.path.as_path());
+                self.limits_v1(resources, v1::Now::read(memory, resources))
+            }
+        }
+    }
+
+    /// On a hybrid machine v2 may have hugetlb, which no v1 hierarchy then has.
+    fn limits_v1(&self, resources: &LinuxResources, now: v1::Now) -> Result<Vec<Limit>> {
+        let mut limits = v1::limits(resources, now)?;
+        if self.v1("hugetlb").is_none() && self.v2().is_some() {
+            limits.extend(v2::hugetlb(resources)?);
+        } else {
+            limits.extend(v1::hugetlb(resources)?);
+        }
+        Ok(limits)
+    }
+
+    fn write(&self, limits: &[Limit], undo: Option<&mut Undo>) -> Result<()> {
+        if !self.is_unified()
+            && limits.iter().any(|l| l.version == Version::V2)
+            && let Some(dir) = self.v2()
+        {
+            // Hybrid machines join v2 without its controllers: they are enabled for who asks for one.
+            for parent in ancestors(dir) {
+                v2::delegate(parent)?;
+            }
+        }
+        let find = |limit: &Limit| {
+            let dir = match limit.version {
+                Version::V1 => self.v1(limit.controller),
+                Version::V2 => self.v2(),
+            };
+            dir.map(|d| d.path.as_path())
+        };
+        limits::write(limits, find, undo)
     }
 
     /// Opens what a process needs to enter, so that it can do so from inside other namespaces.
@@ -317,6 +384,18 @@ impl Cgroup {
             .or_else(|| self.v1("freezer"))
             .or_else(|| self.dirs.first())
     }
+}
+
+/// From the hierarchy's root down to the directory's parent.
+fn ancestors(dir: &Dir) -> Vec<&Path> {
+    let mut out: Vec<&Path> = dir
+        .path
+        .ancestors()
+        .skip(1)
+        .take_while(|p| p.starts_with(&dir.mount))
+        .collect();
+    out.reverse();
+    out
 }
 
 fn create_dir(dir: &mut Dir, enable_controllers: bool) -> Result<()> {

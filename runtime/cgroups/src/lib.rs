@@ -15,12 +15,14 @@
 //! # Ok(()) }
 //! ```
 
+mod block_io;
 mod cgroup;
 mod devices;
 mod error;
 mod files;
 mod freeze;
 mod host;
+mod limits;
 mod stats;
 mod v1;
 mod v2;
@@ -29,4 +31,5 @@ pub use cgroup::{Cgroup, Dir, Joiner};
 pub use devices::DeviceRules;
 pub use error::{Error, Kind, Result};
 pub use host::{Hierarchy, Host, Layout, Version};
+pub use limits::wanted;
 pub use stats::{Cpu, Memory, Pids, Stats};

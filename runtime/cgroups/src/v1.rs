@@ -4,180 +4,275 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::Path;
 
-use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxResources};
+use oci_spec::runtime::{LinuxCpu, LinuxMemory, LinuxResources};
 
-use crate::cgroup::Cgroup;
+use crate::block_io;
 use crate::devices::{Default, DeviceRules};
 use crate::error::{Error, Kind, Result};
 use crate::files;
+use crate::host::Version;
+use crate::limits::{self, Limit};
 
-pub(crate) fn apply(cgroup: &Cgroup, resources: &LinuxResources) -> Result<()> {
-    let dir = |controller: &'static str, field: &'static str| match cgroup.v1(controller) {
-        Some(dir) => Ok(dir.path.as_path()),
-        None => Err(Error::new(
-            Kind::Unsupported,
-            format!("linux.resources.{field}: the {controller} controller is not mounted as cgroup v1"),
-        )),
-    };
-    if let Some(memory) = resources
-        .memory()
-        .as_ref()
-        .filter(|m| **m != LinuxMemory::default())
-    {
-        self::memory(dir("memory", "memory")?, memory)?;
-    }
-    if let Some(cpu) = resources.cpu().as_ref().filter(|c| **c != LinuxCpu::default()) {
-        if cpu.cpus().is_some() || cpu.mems().is_some() {
-            cpuset(dir("cpuset", "cpu.cpus")?, cpu)?;
-        }
-        for (file, value) in cpu_files(cpu) {
-            files::write(dir("cpu", "cpu")?, file, &value)?;
-        }
-    }
-    if let Some(pids) = resources.pids() {
-        // 0 is "not set" for runc, and so for every engine.
-        if pids.limit() != 0 {
-            let value = if pids.limit() > 0 {
-                pids.limit().to_string()
-            } else {
-                "max".to_owned()
-            };
-            files::write(dir("pids", "pids")?, "pids.max", &value)?;
-        }
-    }
-    if let Some(io) = resources
-        .block_io()
-        .as_ref()
-        .filter(|io| **io != LinuxBlockIo::default())
-    {
-        blkio(dir("blkio", "blockIO")?, io)?;
-    }
-    for limit in resources.hugepage_limits().iter().flatten() {
-        let file = format!("hugetlb.{}.limit_in_bytes", limit.page_size());
-        files::write(
-            dir("hugetlb", "hugepageLimits")?,
-            &file,
-            &limit.limit().to_string(),
-        )?;
-    }
-    if let Some(network) = resources.network() {
-        if let Some(class) = network.class_id() {
-            files::write(
-                dir("net_cls", "network.classID")?,
-                "net_cls.classid",
-                &class.to_string(),
-            )?;
-        }
-        for p in network.priorities().iter().flatten() {
-            let value = format!("{} {}", p.name(), p.priority());
-            files::write(
-                dir("net_prio", "network.priorities")?,
-                "net_prio.ifpriomap",
-                &value,
-            )?;
-        }
-    }
-    Ok(())
+/// What is in force already, as far as the order of writing depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Now {
+    /// `memory.limit_in_bytes`; a fresh cgroup has no limit.
+    pub memory: u64,
 }
 
-fn memory(dir: &Path, memory: &LinuxMemory) -> Result<()> {
+impl Now {
+    pub(crate) const FRESH: Self = Self { memory: u64::MAX };
+
+    /// Reads what `resources` need to know.
+    pub(crate) fn read(memory: Option<&Path>, resources: &LinuxResources) -> Self {
+        let both = resources
+            .memory()
+            .as_ref()
+            .is_some_and(|m| m.limit().is_some() && m.swap().is_some());
+        let limit = match memory {
+            Some(dir) if both => files::number(dir, "memory.limit_in_bytes").ok().flatten(),
+            _ => None,
+        };
+        Self {
+            memory: limit.unwrap_or(u64::MAX),
+        }
+    }
+}
+
+/// All writes, in order.
+pub(crate) fn limits(resources: &LinuxResources, now: Now) -> Result<Vec<Limit>> {
+    if resources.unified().as_ref().is_some_and(|m| !m.is_empty()) {
+        return Err(Error::new(
+            Kind::Invalid,
+            "linux.resources.unified: invalid configuration: cgroup v2 parameters, and this machine has cgroup v1",
+        ));
+    }
+    let mut out = Vec::new();
+    if let Some(m) = resources.memory() {
+        memory(&mut out, m, now)?;
+    }
+    if let Some(c) = resources.cpu() {
+        cpu(&mut out, c)?;
+    }
+    if let Some(p) = resources.pids() {
+        out.push(Limit::new(
+            of("pids"),
+            "linux.resources.pids.limit",
+            "pids.max",
+            limits::pids(p.limit()),
+        ));
+    }
+    if let Some(io) = resources.block_io() {
+        out.extend(block_io::v1(io));
+    }
+    network(&mut out, resources);
+    for (device, value) in rdma(resources) {
+        out.push(Limit::new(
+            of("rdma"),
+            "linux.resources.rdma",
+            "rdma.max",
+            format!("{device} {value}"),
+        ));
+    }
+    Ok(out)
+}
+
+/// Apart, as hybrid machines may have this controller on v2.
+pub(crate) fn hugetlb(resources: &LinuxResources) -> Result<Vec<Limit>> {
+    const FIELD: &str = "linux.resources.hugepageLimits";
+    let mut out = Vec::new();
+    for huge in resources.hugepage_limits().iter().flatten() {
+        let size = limits::page_size(huge.page_size())?;
+        let file = |infix| format!("hugetlb.{size}{infix}.limit_in_bytes");
+        out.push(Limit::new(of("hugetlb"), FIELD, file(""), huge.limit()));
+        // Reservations are counted apart since Linux 5.7; an older kernel lacks the file.
+        out.push(Limit::new(of("hugetlb"), FIELD, file(".rsvd"), huge.limit()).or_skip());
+    }
+    Ok(out)
+}
+
+fn of(controller: &'static str) -> (Version, &'static str) {
+    (Version::V1, controller)
+}
+
+/// The rdma controller reads the same line on both versions.
+pub(crate) fn rdma(resources: &LinuxResources) -> Vec<(&str, String)> {
+    let mut lines: Vec<(&str, String)> = resources
+        .rdma()
+        .iter()
+        .flatten()
+        .map(|(device, rdma)| {
+            let mut parts = Vec::new();
+            if let Some(n) = rdma.hca_handles() {
+                parts.push(format!("hca_handle={n}"));
+            }
+            if let Some(n) = rdma.hca_objects() {
+                parts.push(format!("hca_object={n}"));
+            }
+            (device.as_str(), parts.join(" "))
+        })
+        .filter(|(_, value)| !value.is_empty())
+        .collect();
+    lines.sort_unstable();
+    lines
+}
+
+fn memory(out: &mut Vec<Limit>, memory: &LinuxMemory, now: Now) -> Result<()> {
     let limit = memory.limit().filter(|&n| n != 0);
     let swap = memory.swap().filter(|&n| n != 0);
-    if let Some(limit) = limit {
-        files::write(dir, "memory.limit_in_bytes", &limit.to_string())?;
-    }
-    // After the limit: memory plus swap may never be below memory alone.
-    if let Some(swap) = swap {
-        files::write(dir, "memory.memsw.limit_in_bytes", &swap.to_string())?;
+    let set = |file: &'static str, field: &'static str, n: i64| Limit::new(of("memory"), field, file, n);
+    let set_limit = limit.map(|n| set("memory.limit_in_bytes", "linux.resources.memory.limit", n));
+    let set_swap = match (limit, swap) {
+        // No limit on memory: none on memory and swap together, either, where swap is counted at all.
+        (Some(-1), None) => {
+            Some(set("memory.memsw.limit_in_bytes", "linux.resources.memory.swap", -1).or_skip())
+        }
+        (_, swap) => swap.map(|n| set("memory.memsw.limit_in_bytes", "linux.resources.memory.swap", n)),
+    };
+    // Memory and swap together may never be below memory alone, neither before nor after each step.
+    let grows = match (limit, swap) {
+        (Some(-1), None) => true,
+        (Some(_), Some(swap)) => swap < 0 || now.memory < swap.cast_unsigned(),
+        _ => false,
+    };
+    if grows {
+        out.extend(set_swap.into_iter().chain(set_limit));
+    } else {
+        out.extend(set_limit.into_iter().chain(set_swap));
     }
     if let Some(soft) = memory.reservation().filter(|&n| n != 0) {
-        files::write(dir, "memory.soft_limit_in_bytes", &soft.to_string())?;
+        out.push(set(
+            "memory.soft_limit_in_bytes",
+            "linux.resources.memory.reservation",
+            soft,
+        ));
     }
-    if let Some(swappiness) = memory.swappiness() {
+    if memory.disable_oom_killer() == Some(true) {
+        out.push(set(
+            "memory.oom_control",
+            "linux.resources.memory.disableOOMKiller",
+            1,
+        ));
+    }
+    // -1, as engines send it for "not set", arrives as the largest number.
+    if let Some(swappiness) = memory.swappiness().filter(|&n| n != u64::MAX) {
+        const FIELD: &str = "linux.resources.memory.swappiness";
         if swappiness > 100 {
             return Err(Error::new(
                 Kind::Invalid,
-                format!("linux.resources.memory.swappiness: {swappiness} is not between 0 and 100"),
+                format!("{FIELD}: {swappiness} is not between 0 and 100"),
             ));
         }
-        files::write(dir, "memory.swappiness", &swappiness.to_string())?;
-    }
-    if memory.disable_oom_killer() == Some(true) {
-        files::write(dir, "memory.oom_control", "1")?;
+        out.push(Limit::new(of("memory"), FIELD, "memory.swappiness", swappiness));
     }
     Ok(())
 }
 
-/// Which files of the cpu controller to write, in order: a quota must fit the period that is already there.
-fn cpu_files(cpu: &LinuxCpu) -> Vec<(&'static str, String)> {
-    let mut out = Vec::new();
+fn cpu(out: &mut Vec<Limit>, cpu: &LinuxCpu) -> Result<()> {
+    let quota = cpu.quota().filter(|&n| n != 0);
+    let runtime = cpu.realtime_runtime().filter(|&n| n != 0);
+    let mut set = |field: &'static str, file: &'static str, value: Option<String>, again: bool| {
+        out.extend(value.map(|v| Limit::new(of("cpu"), field, file, v).again(again)));
+    };
+    let text = |n: Option<u64>| n.filter(|&n| n != 0).map(|n| n.to_string());
+    set(
+        "linux.resources.cpu.realtimePeriod",
+        "cpu.rt_period_us",
+        text(cpu.realtime_period()),
+        runtime.is_some(),
+    );
+    set(
+        "linux.resources.cpu.realtimeRuntime",
+        "cpu.rt_runtime_us",
+        runtime.map(|n| n.to_string()),
+        false,
+    );
     if let Some(shares) = cpu.shares().filter(|&n| n != 0) {
-        out.push(("cpu.shares", shares.to_string()));
+        // The kernel would silently take the nearest number it knows.
+        if !(2..=262_144).contains(&shares) {
+            let (what, bound) = if shares < 2 {
+                ("minimum", 2)
+            } else {
+                ("maximum", 262_144)
+            };
+            return Err(Error::new(
+                Kind::Invalid,
+                format!("linux.resources.cpu.shares: {shares}: the {what} allowed cpu-shares is {bound}"),
+            ));
+        }
+        // An idle group has none.
+        if cpu.idle() != Some(1) {
+            set(
+                "linux.resources.cpu.shares",
+                "cpu.shares",
+                Some(shares.to_string()),
+                false,
+            );
+        }
     }
-    if let Some(period) = cpu.period().filter(|&n| n != 0) {
-        out.push(("cpu.cfs_period_us", period.to_string()));
-    }
-    if let Some(quota) = cpu.quota().filter(|&n| n != 0) {
-        out.push(("cpu.cfs_quota_us", quota.to_string()));
-    }
+    // Period and burst must fit the quota that is there: the old one until the new one is written.
+    set(
+        "linux.resources.cpu.period",
+        "cpu.cfs_period_us",
+        text(cpu.period()),
+        quota.is_some(),
+    );
     if let Some(burst) = cpu.burst() {
-        out.push(("cpu.cfs_burst_us", burst.to_string()));
+        let limit = Limit::new(of("cpu"), "linux.resources.cpu.burst", "cpu.cfs_burst_us", burst);
+        let limit = limit.again(quota.is_some());
+        out.push(if burst == 0 { limit.or_skip() } else { limit });
     }
-    if let Some(period) = cpu.realtime_period().filter(|&n| n != 0) {
-        out.push(("cpu.rt_period_us", period.to_string()));
-    }
-    if let Some(runtime) = cpu.realtime_runtime().filter(|&n| n != 0) {
-        out.push(("cpu.rt_runtime_us", runtime.to_string()));
-    }
-    if let Some(idle) = cpu.idle() {
-        out.push(("cpu.idle", idle.to_string()));
-    }
-    out
-}
-
-fn cpuset(dir: &Path, cpu: &LinuxCpu) -> Result<()> {
-    if let Some(cpus) = cpu.cpus().as_deref().filter(|s| !s.is_empty()) {
-        files::write(dir, "cpuset.cpus", cpus)?;
-    }
-    if let Some(mems) = cpu.mems().as_deref().filter(|s| !s.is_empty()) {
-        files::write(dir, "cpuset.mems", mems)?;
-    }
+    let mut set = |controller, field: &'static str, file: &'static str, value: Option<String>| {
+        out.extend(value.map(|v| Limit::new(of(controller), field, file, v)));
+    };
+    set(
+        "cpu",
+        "linux.resources.cpu.quota",
+        "cpu.cfs_quota_us",
+        quota.map(|n| n.to_string()),
+    );
+    set(
+        "cpu",
+        "linux.resources.cpu.idle",
+        "cpu.idle",
+        cpu.idle().map(|n| n.to_string()),
+    );
+    let list = |s: &Option<String>| s.clone().filter(|s| !s.is_empty());
+    set(
+        "cpuset",
+        "linux.resources.cpu.cpus",
+        "cpuset.cpus",
+        list(cpu.cpus()),
+    );
+    set(
+        "cpuset",
+        "linux.resources.cpu.mems",
+        "cpuset.mems",
+        list(cpu.mems()),
+    );
     Ok(())
 }
 
-fn blkio(dir: &Path, io: &LinuxBlockIo) -> Result<()> {
-    if let Some(weight) = io.weight().filter(|&n| n != 0) {
-        // Kernels with the BFQ scheduler only have its file.
-        if files::try_write(dir, "blkio.weight", &weight.to_string()).is_err() {
-            files::write(dir, "blkio.bfq.weight", &weight.to_string())?;
-        }
+fn network(out: &mut Vec<Limit>, resources: &LinuxResources) {
+    let Some(network) = resources.network() else {
+        return;
+    };
+    if let Some(class) = network.class_id() {
+        out.push(Limit::new(
+            of("net_cls"),
+            "linux.resources.network.classID",
+            "net_cls.classid",
+            class,
+        ));
     }
-    if let Some(weight) = io.leaf_weight().filter(|&n| n != 0) {
-        files::write(dir, "blkio.leaf_weight", &weight.to_string())?;
+    for p in network.priorities().iter().flatten() {
+        out.push(Limit::new(
+            of("net_prio"),
+            "linux.resources.network.priorities",
+            "net_prio.ifpriomap",
+            format!("{} {}", p.name(), p.priority()),
+        ));
     }
-    for d in io.weight_device().iter().flatten() {
-        if let Some(weight) = d.weight() {
-            let value = format!("{}:{} {weight}", d.major(), d.minor());
-            if files::try_write(dir, "blkio.weight_device", &value).is_err() {
-                files::write(dir, "blkio.bfq.weight_device", &value)?;
-            }
-        }
-    }
-    let throttles = [
-        (io.throttle_read_bps_device(), "blkio.throttle.read_bps_device"),
-        (io.throttle_write_bps_device(), "blkio.throttle.write_bps_device"),
-        (io.throttle_read_iops_device(), "blkio.throttle.read_iops_device"),
-        (
-            io.throttle_write_iops_device(),
-            "blkio.throttle.write_iops_device",
-        ),
-    ];
-    for (devices, file) in throttles {
-        for d in devices.iter().flatten() {
-            files::write(dir, file, &format!("{}:{} {}", d.major(), d.minor(), d.rate()))?;
-        }
-    }
-    Ok(())
 }
 
 /// A new v1 cpuset has no processors and no memory nodes, and cannot be joined before it has: take the parent's.
@@ -222,23 +317,123 @@ pub(crate) fn apply_devices(dir: &Path, rules: &DeviceRules) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use oci_spec::runtime::LinuxCpuBuilder;
+    use oci_spec::runtime::{LinuxCpuBuilder, LinuxMemoryBuilder, LinuxPidsBuilder, LinuxResourcesBuilder};
+
+    fn files(resources: &LinuxResources, now: Now) -> Vec<(String, String)> {
+        let limits = limits(resources, now).unwrap();
+        limits
+            .into_iter()
+            .map(|l| (l.file.into_owned(), l.value))
+            .collect()
+    }
+
+    fn of_cpu(cpu: LinuxCpu) -> LinuxResources {
+        LinuxResourcesBuilder::default().cpu(cpu).build().unwrap()
+    }
+
+    fn of_memory(memory: LinuxMemory) -> LinuxResources {
+        LinuxResourcesBuilder::default().memory(memory).build().unwrap()
+    }
+
+    fn names(list: &[(String, String)]) -> Vec<&str> {
+        list.iter().map(|(f, _)| f.as_str()).collect()
+    }
 
     #[test]
-    fn period_comes_before_quota() {
+    fn period_comes_before_quota_and_may_come_again() {
         let cpu = LinuxCpuBuilder::default()
             .quota(50_000)
             .period(100_000u64)
-            .shares(512u64)
-            .build()
-            .unwrap();
-        let files: Vec<_> = cpu_files(&cpu).into_iter().map(|(f, _)| f).collect();
-        assert_eq!(files, ["cpu.shares", "cpu.cfs_period_us", "cpu.cfs_quota_us"]);
+            .shares(512u64);
+        let r = of_cpu(cpu.build().unwrap());
+        assert_eq!(
+            names(&files(&r, Now::FRESH)),
+            ["cpu.shares", "cpu.cfs_period_us", "cpu.cfs_quota_us"]
+        );
+        let again: Vec<bool> = limits(&r, Now::FRESH).unwrap().iter().map(|l| l.again).collect();
+        assert_eq!(again, [false, true, false]);
     }
 
     #[test]
     fn zero_means_not_set() {
-        let cpu = LinuxCpuBuilder::default().quota(0).shares(0u64).build().unwrap();
-        assert!(cpu_files(&cpu).is_empty());
+        let cpu = LinuxCpuBuilder::default()
+            .quota(0)
+            .shares(0u64)
+            .period(0u64)
+            .build()
+            .unwrap();
+        assert!(files(&of_cpu(cpu), Now::FRESH).is_empty());
+        let pids = LinuxPidsBuilder::default().limit(0).build().unwrap();
+        let r = LinuxResourcesBuilder::default().pids(pids).build().unwrap();
+        assert_eq!(
+            files(&r, Now::FRESH),
+            [("pids.max".to_owned(), "1".to_owned())],
+            "but not for pids"
+        );
+    }
+
+    #[test]
+    fn shares_out_of_range_are_refused_and_idle_has_none() {
+        for (shares, good) in [(1u64, false), (2, true), (262_144, true), (262_145, false)] {
+            let r = of_cpu(LinuxCpuBuilder::default().shares(shares).build().unwrap());
+            assert_eq!(limits(&r, Now::FRESH).is_ok(), good, "{shares}");
+        }
+        let r = of_cpu(LinuxCpuBuilder::default().shares(100u64).idle(1).build().unwrap());
+        assert_eq!(names(&files(&r, Now::FRESH)), ["cpu.idle"]);
+    }
+
+    #[test]
+    fn memory_and_swap_never_cross() {
+        let r = of_memory(
+            LinuxMemoryBuilder::default()
+                .limit(100)
+                .swap(200)
+                .build()
+                .unwrap(),
+        );
+        let (limit, swap) = ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes");
+        assert_eq!(names(&files(&r, Now::FRESH)), [limit, swap]);
+        assert_eq!(names(&files(&r, Now { memory: 300 })), [limit, swap]);
+        assert_eq!(names(&files(&r, Now { memory: 50 })), [swap, limit]);
+        let r = of_memory(LinuxMemoryBuilder::default().limit(100).swap(-1).build().unwrap());
+        assert_eq!(names(&files(&r, Now::FRESH)), [swap, limit]);
+    }
+
+    #[test]
+    fn unlimited_memory_unlimits_swap() {
+        let r = of_memory(LinuxMemoryBuilder::default().limit(-1).build().unwrap());
+        let all = limits(&r, Now { memory: 5 }).unwrap();
+        assert_eq!(all[0].file, "memory.memsw.limit_in_bytes");
+        assert_eq!(all[0].absent, limits::Absent::Skip);
+        assert_eq!(all[1].file, "memory.limit_in_bytes");
+    }
+
+    #[test]
+    fn v2_parameters_are_refused() {
+        let unified = std::collections::HashMap::from([("memory.min".to_owned(), "1".to_owned())]);
+        let r = LinuxResourcesBuilder::default().unified(unified).build().unwrap();
+        let error = limits(&r, Now::FRESH).unwrap_err();
+        assert!(error.to_string().contains("invalid configuration"), "{error}");
+    }
+
+    #[test]
+    fn swappiness_has_bounds() {
+        for (n, good) in [(0u64, true), (100, true), (101, false), (u64::MAX, true)] {
+            let r = of_memory(LinuxMemoryBuilder::default().swappiness(n).build().unwrap());
+            assert_eq!(limits(&r, Now::FRESH).is_ok(), good, "{n}");
+        }
+    }
+
+    #[test]
+    fn rdma_lines_leave_out_what_is_not_asked() {
+        let text = r#"{"rdma":{"mlx5_1":{"hcaHandles":3},"a":{"hcaHandles":1,"hcaObjects":2},"b":{}}}"#;
+        let r: LinuxResources = serde_json::from_str(text).unwrap();
+        assert_eq!(
+            rdma(&r),
+            [
+                ("a", "hca_handle=1 hca_object=2".to_owned()),
+                ("mlx5_1", "hca_handle=3".to_owned())
+            ]
+        );
     }
 }
