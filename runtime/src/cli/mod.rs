@@ -5,6 +5,7 @@
 
 mod create;
 mod delete;
+mod events;
 mod exec;
 mod features;
 mod globals;
@@ -17,6 +18,7 @@ mod select;
 mod spec;
 mod start;
 mod state;
+mod update;
 mod usage;
 
 use std::ffi::{OsStr, OsString};
@@ -110,6 +112,8 @@ fn dispatch(context: &Context, program: &str, argv: &[OsString]) -> std::result:
         "exec" => with(argv, Takes::at_least(1), |a| exec::run(context, a)),
         "state" => with(argv, Takes::ID, |a| state::run(context, &a)),
         "list" => with(argv, Takes::NONE, |a| list::run(context, &a)),
+        "update" => with(argv, Takes::ID, |a| update::run(context, &a)),
+        "events" => with(argv, Takes::ID, |a| events::run(context, &a)),
         "ps" => with(argv, Takes::at_least(1), |a| ps::run(context, &a)),
         "spec" => with(argv, Takes::NONE, |a| spec::run(&a)),
         "features" => with(argv, Takes::NONE, |a| features::run(&a)),

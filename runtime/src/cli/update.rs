@@ -7,8 +7,8 @@ use clap::Parser;
 use oci_spec::runtime::LinuxResources;
 use serde_json::{Map, Value, json};
 
-use super::Context;
-use crate::container::update;
+use super::{Context, Outcome};
+use crate::container::update as changes;
 use crate::error::{Doing, Error, Kind, Result};
 
 /// A larger file is refused, as config.json is.
@@ -16,7 +16,7 @@ const MAX_SIZE: u64 = 8 << 20;
 
 #[derive(Debug, Default, Parser)]
 #[command(name = "update", about = "update container resource constraints")]
-pub(super) struct Update {
+pub(super) struct Args {
     /// File with the resources to change, or '-' for standard input; other limits are then ignored
     #[arg(short, long, value_name = "FILE")]
     pub resources: Option<PathBuf>,
@@ -73,16 +73,21 @@ pub(super) struct Update {
     #[arg(long, value_name = "SCHEMA")]
     pub mem_bw_schema: Option<String>,
     /// The container
+    #[arg(value_name = "container-id")]
     pub id: String,
 }
 
-pub(super) fn update(context: &Context, args: &Update) -> Result<()> {
+pub(super) fn run(context: &Context, args: &Args) -> Outcome {
+    update(context, args).into()
+}
+
+fn update(context: &Context, args: &Args) -> Result<()> {
     let resources = match &args.resources {
         Some(file) => parse(&read(file)?)?,
         None => from_flags(args)?,
     };
-    update::update(&context.store, &args.id, &resources, &context.log)?;
-    update::rdt(
+    changes::update(&context.store, &args.id, &resources, &context.log)?;
+    changes::rdt(
         &context.store,
         &args.id,
         args.l3_cache_schema.as_deref(),
@@ -117,7 +122,12 @@ fn parse(text: &str) -> Result<LinuxResources> {
     let mut documents = serde_json::Deserializer::from_str(text).into_iter::<Value>();
     let mut value = match documents.next() {
         Some(first) => first.map_err(wrong)?,
-        None => return Err(Error::new(Kind::Invalid, "--resources: empty, expected a JSON object")),
+        None => {
+            return Err(Error::new(
+                Kind::Invalid,
+                "--resources: empty, expected a JSON object",
+            ));
+        }
     };
     without_nulls(&mut value);
     if let Some(all) = value.as_object_mut()
@@ -141,7 +151,7 @@ fn without_nulls(value: &mut Value) {
 }
 
 /// The flags as the document that `--resources` would have held. An empty value is no value.
-fn from_flags(a: &Update) -> Result<LinuxResources> {
+fn from_flags(a: &Args) -> Result<LinuxResources> {
     let mut sections = Map::new();
     let mut set = |section: &str, field: &str, value: Option<Value>| {
         if let Some(value) = value
@@ -260,8 +270,8 @@ fn fraction(number: &str, shift: u32) -> Option<i64> {
 mod tests {
     use super::*;
 
-    fn flags(list: &[&str]) -> Update {
-        Update::try_parse_from(["update"].iter().chain(list).chain(&["web"])).unwrap()
+    fn flags(list: &[&str]) -> Args {
+        Args::try_parse_from(["update"].iter().chain(list).chain(&["web"])).unwrap()
     }
 
     #[test]

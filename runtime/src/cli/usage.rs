@@ -8,9 +8,13 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use super::globals::Globals;
 
-const COMMANDS: [(&str, &str); 15] = [
+const COMMANDS: [(&str, &str); 17] = [
     ("create", "create a container"),
     ("delete", "delete any resources held by the container"),
+    (
+        "events",
+        "display container events such as OOM notifications, cpu, memory, and IO usage statistics",
+    ),
     ("exec", "execute new process inside the container"),
     ("features", "show the enabled features"),
     (
@@ -25,6 +29,7 @@ const COMMANDS: [(&str, &str); 15] = [
     ("spec", "create a new specification file"),
     ("start", "execute the user defined process in a created container"),
     ("state", "output the state of a container"),
+    ("update", "update container resource constraints"),
     ("help", "show this list"),
     ("version", "print the version"),
 ];

@@ -1,11 +1,13 @@
 //! Containers: their records on disk, their states, and the verbs that move them.
 
+pub mod events;
 pub mod exec;
 pub mod foreground;
 pub mod launch;
 pub mod lifecycle;
 pub mod state;
 pub mod store;
+pub mod update;
 
 pub use state::Status;
 pub use store::{Entry, Store};
