@@ -350,7 +350,10 @@ fn remove_soon(mut remove: impl FnMut() -> Result<()>) -> Result<()> {
 }
 
 /// Clears what enclosures of dead processes left behind, for example after a test runner's SIGKILL.
-fn remove_stale() -> Result<()> {
+///
+/// # Errors
+/// When the hierarchies can't be listed.
+pub fn remove_stale() -> Result<()> {
     for hierarchy in hierarchies()? {
         for entry in fs::read_dir(&hierarchy.mount_point)?.flatten() {
             let name = entry.file_name();

@@ -4,7 +4,15 @@
 
 pub mod bench;
 pub mod bundle;
+pub mod case;
 pub mod cgroup;
+pub mod clauses;
 pub mod enclosure;
 pub mod eventually;
 pub mod image;
+pub mod judge;
+pub mod lab;
+pub mod report;
+pub mod require;
+pub mod runner;
+pub mod suites;

@@ -2,10 +2,12 @@
 
 use std::io::{Write, stdin, stdout};
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 use kelson_spec_tests::bench::{self, Effort, report::Report};
+use kelson_spec_tests::{judge, runner, suites};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -19,12 +21,21 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Name every case, its clauses and its sentence
+    List(judge::Choice),
+    /// Judge an OCI runtime; exit status 0: no case failed, 1: some did, 2: it could not be judged
+    Run(judge::RunArguments),
+    /// Set reports side by side, or print which clause is asked for by which case
+    Report(judge::ReportArguments),
     /// Time programs against each other in one run
     #[command(subcommand)]
     Bench(Bench),
     /// Serve one contender of a bench; started by the bench itself
     #[command(hide = true)]
     BenchWorker,
+    /// Do cases for `run`; started by it
+    #[command(hide = true)]
+    CaseWorker,
 }
 
 #[derive(Debug, Subcommand)]
@@ -94,24 +105,50 @@ impl Options {
     }
 }
 
-fn main() -> Result<()> {
-    match Cli::parse().command {
-        Command::Bench(Bench::Runtime {
+fn main() -> ExitCode {
+    match act(Cli::parse().command) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => {
+            writeln!(std::io::stderr(), "error: {error:#}").ok();
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Whether all is well.
+fn act(command: Command) -> Result<bool> {
+    match command {
+        Command::List(choice) => judge::list(&choice)?,
+        Command::Run(arguments) => return judge::run(&arguments),
+        Command::Report(arguments) => judge::report(&arguments)?,
+        Command::Bench(bench) => time(bench)?,
+        Command::BenchWorker => bench::worker::serve(stdin().lock(), stdout().lock())?,
+        Command::CaseWorker => {
+            runner::worker::serve(&suites::all(), stdin().lock(), stdout().lock())?;
+        }
+    }
+    Ok(true)
+}
+
+fn time(bench: Bench) -> Result<()> {
+    match bench {
+        Bench::Runtime {
             runtimes,
             floor,
             options,
-        }) => options.publish(&bench::runtime::compare(
+        } => options.publish(&bench::runtime::compare(
             &runtimes,
             floor.as_deref(),
             options.effort(),
         )?),
-        Command::Bench(Bench::Engine {
+        Bench::Engine {
             kelson,
             podman,
             docker,
             dockerd,
             options,
-        }) => {
+        } => {
             let programs = bench::engine::Programs {
                 kelson_dir: kelson,
                 podman,
@@ -120,6 +157,5 @@ fn main() -> Result<()> {
             };
             options.publish(&bench::engine::compare(&programs, options.effort())?)
         }
-        Command::BenchWorker => bench::worker::serve(stdin().lock(), stdout().lock()),
     }
 }

@@ -1,0 +1,152 @@
+//! What a case is: a sentence about a runtime, the clauses it rests on, what it needs, and a body that asks the kernel.
+
+use std::fmt;
+
+use anyhow::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::lab::Lab;
+use crate::require::Need;
+
+/// What a case does.
+pub type Body = Box<dyn Fn(&Lab) -> Result<()> + Send + Sync>;
+
+/// A question to a runtime.
+pub struct Case {
+    /// `suite/subject/what`: what `--filter` and reports use. Never changes its meaning once published.
+    pub name: String,
+    /// A sentence that is true of a runtime that passes.
+    pub sentence: String,
+    /// Ids in the table of clauses; for other suites the thing that is relied on.
+    pub clauses: Vec<String>,
+    /// What this machine must have.
+    pub needs: Vec<Need>,
+    /// See [`Body`].
+    pub body: Body,
+}
+
+impl fmt::Debug for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.name, self.sentence)
+    }
+}
+
+impl Case {
+    /// A case that needs nothing but root.
+    pub fn new(
+        name: impl Into<String>,
+        sentence: impl Into<String>,
+        clauses: &[&str],
+        body: impl Fn(&Lab) -> Result<()> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            sentence: sentence.into(),
+            clauses: clauses.iter().map(|id| (*id).to_owned()).collect(),
+            needs: Vec::new(),
+            body: Box::new(body),
+        }
+    }
+
+    /// Adds requirements.
+    #[must_use]
+    pub fn needs(mut self, needs: &[Need]) -> Self {
+        self.needs.extend_from_slice(needs);
+        self
+    }
+
+    /// The first part of the name.
+    #[must_use]
+    pub fn suite(&self) -> &str {
+        self.name.split('/').next().unwrap_or_default()
+    }
+}
+
+/// [`Case::new`] by a shorter name.
+pub fn case(
+    name: impl Into<String>,
+    sentence: impl Into<String>,
+    clauses: &[&str],
+    body: impl Fn(&Lab) -> Result<()> + Send + Sync + 'static,
+) -> Case {
+    Case::new(name, sentence, clauses, body)
+}
+
+/// How a case ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// The sentence is true.
+    Passed,
+    /// It is not, or the runtime could not be asked; the text says what was seen.
+    Failed(String),
+    /// This machine cannot tell, or the runtime does not claim it; the text says why.
+    Skipped(String),
+}
+
+/// An error that means "cannot be asked here".
+#[derive(Debug)]
+struct Skip(String);
+
+impl fmt::Display for Skip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Skip {}
+
+/// To leave a body whose question cannot be asked here: `return Err(skip("no NUMA"))`.
+pub fn skip(reason: impl Into<String>) -> Error {
+    Error::new(Skip(reason.into()))
+}
+
+impl Verdict {
+    /// Of what a body returned.
+    #[must_use]
+    pub fn of(result: Result<()>) -> Self {
+        match result {
+            Ok(()) => Self::Passed,
+            Err(error) => match error.downcast_ref::<Skip>() {
+                Some(Skip(reason)) => Self::Skipped(reason.clone()),
+                None => Self::Failed(format!("{error:#}")),
+            },
+        }
+    }
+}
+
+/// One line of a report.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Record {
+    /// [`Case::name`].
+    pub name: String,
+    /// [`Case::sentence`].
+    pub sentence: String,
+    /// [`Case::clauses`].
+    pub clauses: Vec<String>,
+    /// How it ended.
+    pub verdict: Verdict,
+    /// Wall time in milliseconds.
+    pub milliseconds: u64,
+    /// Processes, cgroups and mounts that were still there after the case had deleted its containers.
+    pub left: Vec<String>,
+    /// Where its files are, if they were kept.
+    pub kept: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_skip_keeps_its_reason_through_context() {
+        use anyhow::Context;
+        let result: Result<()> = Err(skip("no NUMA")).context("ask for the policy");
+        assert_eq!(Verdict::of(result), Verdict::Skipped("no NUMA".into()));
+        assert_eq!(
+            Verdict::of(Err(anyhow::anyhow!("uid is 1"))),
+            Verdict::Failed("uid is 1".into())
+        );
+        assert_eq!(Verdict::of(Ok(())), Verdict::Passed);
+    }
+}

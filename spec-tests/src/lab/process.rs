@@ -1,0 +1,225 @@
+//! Calling a program that may hang, flood or hold its output open: everything has a deadline and a bound.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+/// Read of any output; a runtime that writes more is not read further.
+const LONGEST_OUTPUT: u64 = 4 << 20;
+/// Between two looks at a child.
+const PAUSE: Duration = Duration::from_micros(500);
+
+/// What a call of the runtime did.
+#[derive(Debug, Clone)]
+pub struct Ran {
+    /// The command line, for messages.
+    pub line: String,
+    /// How it ended.
+    pub status: ExitStatus,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+impl Ran {
+    /// Whether it exited with 0.
+    #[must_use]
+    pub fn succeeded(&self) -> bool {
+        self.status.success()
+    }
+
+    /// Itself if it exited with 0.
+    ///
+    /// # Errors
+    /// Naming the call, its status and the end of its output.
+    pub fn ok(self) -> Result<Self> {
+        ensure!(
+            self.succeeded(),
+            "{}: {}: {}",
+            self.line,
+            status_text(self.status),
+            tail(&self.stderr)
+        );
+        Ok(self)
+    }
+
+    /// That it exited with an error, in an orderly way.
+    ///
+    /// # Errors
+    /// When it succeeded, or was ended by a signal.
+    pub fn refused(self) -> Result<Self> {
+        ensure!(
+            !self.succeeded(),
+            "{}: succeeded, but must be an error",
+            self.line
+        );
+        ensure!(
+            self.status.code().is_some(),
+            "{}: {}: a crash is no error report",
+            self.line,
+            status_text(self.status)
+        );
+        Ok(self)
+    }
+}
+
+/// `exit code 1`, `signal 9`.
+#[must_use]
+pub fn status_text(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit code {code}"),
+        (None, Some(signal)) => format!("signal {signal}"),
+        (None, None) => format!("{status}"),
+    }
+}
+
+/// The last lines of an output, which is where the reason stands.
+#[must_use]
+pub fn tail(text: &str) -> String {
+    let lines: Vec<&str> = text.trim_end().lines().collect();
+    let last = lines[lines.len().saturating_sub(4)..].join("; ");
+    last.chars().take(600).collect()
+}
+
+/// Waits for a child until `deadline`; `None` when it is still there.
+pub fn wait_until(child: &mut Child, deadline: Instant) -> Result<Option<ExitStatus>> {
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        if Instant::now() >= deadline {
+            return Ok(None);
+        }
+        thread::sleep(PAUSE);
+    }
+}
+
+/// Runs a command whose output goes to files, since a container may keep it open.
+///
+/// # Errors
+/// When it can't be started, or does not end in time; then it is killed.
+pub fn run(command: &mut Command, directory: &Path, limit: Duration) -> Result<Ran> {
+    let line = line_of(command);
+    let (out, err) = (
+        tempfile::NamedTempFile::new_in(directory)?,
+        tempfile::NamedTempFile::new_in(directory)?,
+    );
+    let mut child = command
+        .stdout(out.reopen()?)
+        .stderr(err.reopen()?)
+        .spawn()
+        .with_context(|| format!("start {line}"))?;
+    let status = finish(&mut child, &line, limit)?;
+    Ok(Ran {
+        line,
+        status,
+        stdout: read_bounded(out.path())?,
+        stderr: read_bounded(err.path())?,
+    })
+}
+
+/// Waits for a child that must end.
+///
+/// # Errors
+/// When it does not end in time; then it is killed.
+pub fn finish(child: &mut Child, line: &str, limit: Duration) -> Result<ExitStatus> {
+    match wait_until(child, Instant::now() + limit)? {
+        Some(status) => Ok(status),
+        None => {
+            child.kill().ok();
+            child.wait().ok();
+            bail!("{line}: still running after {limit:?}")
+        }
+    }
+}
+
+/// What a file holds, up to a bound, as text.
+///
+/// # Errors
+/// When it can't be read.
+pub fn read_bounded(file: &Path) -> Result<String> {
+    let mut bytes = Vec::new();
+    let open = File::open(file).with_context(|| format!("read {}", file.display()))?;
+    open.take(LONGEST_OUTPUT).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// The program's name and its arguments.
+#[must_use]
+pub fn line_of(command: &Command) -> String {
+    let program = PathBuf::from(command.get_program());
+    let name = program
+        .file_name()
+        .unwrap_or(command.get_program())
+        .to_string_lossy()
+        .into_owned();
+    let mut args: Vec<String> = command
+        .get_args()
+        .map(|arg| arg.to_string_lossy().into_owned())
+        .collect();
+    // Where the state is kept says nothing.
+    if args.first().is_some_and(|arg| arg == "--root") {
+        args.drain(..2);
+    }
+    args.insert(0, name);
+    args.join(" ")
+}
+
+/// A helper process of a case that is ended with the case.
+#[derive(Debug)]
+pub struct Helper(pub Child);
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+/// Null input, so that nothing waits for a terminal.
+pub fn quiet(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.stdin(Stdio::null());
+    command
+}
+
+/// Whether a process is there, a zombie included.
+#[must_use]
+pub fn exists(pid: i32) -> bool {
+    fs::metadata(format!("/proc/{pid}")).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_hangs_is_killed_and_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut command = quiet(Path::new("sleep"));
+        let error = run(command.arg("60"), directory.path(), Duration::from_millis(50)).unwrap_err();
+        assert_eq!(error.to_string(), "sleep 60: still running after 50ms");
+    }
+
+    #[test]
+    fn an_output_that_a_grandchild_keeps_open_is_not_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut command = quiet(Path::new("sh"));
+        let begin = Instant::now();
+        let ran = run(
+            command.args(["-c", "echo out; sleep 2 & exit 3"]),
+            directory.path(),
+            Duration::from_secs(10),
+        )
+        .unwrap();
+        assert_eq!((ran.status.code(), ran.stdout.as_str()), (Some(3), "out\n"));
+        assert!(begin.elapsed() < Duration::from_millis(1500));
+    }
+}

@@ -1,0 +1,127 @@
+//! Several reports side by side, as Markdown: the table of scores.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+
+use super::{Report, totals};
+use crate::case::Verdict;
+use crate::clauses::Clauses;
+
+/// One column for each report; then every case that some runtime failed, with what was seen.
+#[must_use]
+pub fn markdown(reports: &[Report], clauses: &Clauses) -> String {
+    let mut out = String::from("| | ");
+    let names: Vec<String> = reports.iter().map(|report| report.version.clone()).collect();
+    out.push_str(&names.join(" | "));
+    let _ = write!(out, " |\n| --- |{}\n", " --- |".repeat(reports.len()));
+    row(
+        &mut out,
+        "claims specification",
+        reports
+            .iter()
+            .map(|r| r.claims.clone().unwrap_or("unknown".into())),
+    );
+    row(
+        &mut out,
+        "passed",
+        reports.iter().map(|r| totals::all(&r.cases).passed.to_string()),
+    );
+    row(
+        &mut out,
+        "failed",
+        reports.iter().map(|r| totals::all(&r.cases).failed.to_string()),
+    );
+    row(
+        &mut out,
+        "skipped",
+        reports.iter().map(|r| totals::all(&r.cases).skipped.to_string()),
+    );
+    let suites: BTreeSet<String> = reports
+        .iter()
+        .flat_map(|r| totals::by_suite(&r.cases).into_keys())
+        .collect();
+    for suite in suites {
+        let of = |r: &Report| {
+            totals::by_suite(&r.cases)
+                .get(&suite)
+                .copied()
+                .unwrap_or_default()
+        };
+        row(
+            &mut out,
+            &format!("{suite}: failed of asked"),
+            reports.iter().map(|r| failed_of(of(r))),
+        );
+    }
+    let kinds: BTreeSet<_> = reports
+        .iter()
+        .flat_map(|r| totals::by_clause(&r.cases, clauses).into_keys())
+        .collect();
+    for kind in kinds {
+        let of = |r: &Report| {
+            totals::by_clause(&r.cases, clauses)
+                .get(&kind)
+                .copied()
+                .unwrap_or_default()
+        };
+        let name = format!("{} {}: broken of asked", kind.0, kind.1.word());
+        row(&mut out, &name, reports.iter().map(|r| failed_of(of(r))));
+    }
+    row(
+        &mut out,
+        "wall time",
+        reports
+            .iter()
+            .map(|r| format!("{} s", r.milliseconds.div_ceil(1000))),
+    );
+    failures(&mut out, reports);
+    out
+}
+
+fn failed_of(count: totals::Count) -> String {
+    format!("{} of {}", count.failed, count.failed + count.passed)
+}
+
+fn row(out: &mut String, name: &str, cells: impl Iterator<Item = String>) {
+    let cells: Vec<String> = cells.collect();
+    let _ = writeln!(out, "| {name} | {} |", cells.join(" | "));
+}
+
+fn failures(out: &mut String, reports: &[Report]) {
+    for report in reports {
+        let mut seen: BTreeMap<&str, (&str, &str, String)> = BTreeMap::new();
+        for record in &report.cases {
+            if let Verdict::Failed(reason) = &record.verdict {
+                seen.insert(
+                    &record.name,
+                    (&record.sentence, reason, record.clauses.join(", ")),
+                );
+            }
+        }
+        let _ = write!(out, "\n## Failures of {}\n\n", report.version);
+        for note in &report.notes {
+            let _ = writeln!(out, "Note: {note}.\n");
+        }
+        if seen.is_empty() {
+            out.push_str("None.\n");
+            continue;
+        }
+        out.push_str(
+            "| case | the sentence that is not true | clauses | seen |\n| --- | --- | --- | --- |\n",
+        );
+        for (name, (sentence, reason, ids)) in seen {
+            let _ = writeln!(out, "| `{name}` | {sentence} | {ids} | {} |", cell(reason));
+        }
+    }
+}
+
+/// One line without bars, not too long for a table; temporary names say nothing.
+fn cell(text: &str) -> String {
+    let flat = text.replace('\n', " ").replace('|', "\\|").replace('`', "'");
+    let short: String = flat.chars().take(160).collect();
+    if short.len() < flat.len() {
+        format!("{short}…")
+    } else {
+        short
+    }
+}

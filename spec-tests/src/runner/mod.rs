@@ -1,0 +1,356 @@
+//! Running cases: some workers side by side, a deadline for each case, and a record of each.
+//!
+//! A worker that does not answer in time, or dies, costs its case and is replaced; what it left is removed by the next
+//! enclosure.
+
+pub mod worker;
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::case::{Case, Record, Verdict};
+use crate::lab::process::{quiet, read_bounded};
+use crate::require::SpecVersion;
+use worker::{Order, Setup};
+
+/// A worker's enclosure is made in a fraction of this.
+const SETUP_LIMIT: Duration = Duration::from_secs(30);
+/// Whether the runtime works at all.
+const FIRST_CASE: &str = "runtime/create/creates";
+
+/// How to run.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The program under test.
+    pub runtime: PathBuf,
+    /// Cases at the same time.
+    pub jobs: usize,
+    /// For one case.
+    pub timeout: Duration,
+    /// Keep the files of cases that fail.
+    pub keep: bool,
+}
+
+/// What came out, and about what.
+#[derive(Debug, Clone)]
+pub struct Run {
+    /// The program under test.
+    pub runtime: PathBuf,
+    /// The first line it says of its version.
+    pub version: String,
+    /// The newest specification that it claims to follow.
+    pub claims: Option<SpecVersion>,
+    /// What the reader should know.
+    pub notes: Vec<String>,
+    /// In the order of the cases.
+    pub records: Vec<Record>,
+    /// Wall time of all.
+    pub wall: Duration,
+}
+
+/// Runs `chosen` of `all` cases, by index; `progress` hears of each as it ends.
+///
+/// # Errors
+/// When the runtime can't be started, or no worker can work.
+pub fn run(all: &[Case], chosen: &[usize], plan: &Plan, progress: impl Fn(&Record) + Sync) -> Result<Run> {
+    let begin = Instant::now();
+    let runtime = absolute(&plan.runtime)?;
+    let scratch = tempfile::Builder::new().prefix("kelson-spec-").tempdir()?;
+    let version = version_of(&runtime)?;
+    let claims = claims_of(&runtime);
+    let mut notes = Vec::new();
+    let mut setup = Setup {
+        runtime: runtime.clone(),
+        directory: scratch.path().to_owned(),
+        prefix: String::new(),
+        hide_unified: false,
+        claims,
+        keep: plan.keep,
+    };
+    if needs_unified_hidden(&setup, plan.timeout)? {
+        setup.hide_unified = true;
+        notes.push("judged with the v2 hierarchy hidden: it refuses a machine with both".to_owned());
+    }
+    let queue = Queue::new(all, chosen);
+    let results = std::sync::Mutex::new(vec![None; chosen.len()]);
+    thread::scope(|scope| {
+        let mut threads = Vec::new();
+        for job in 0..plan.jobs.max(1) {
+            let (queue, results, setup, progress) = (&queue, &results, &setup, &progress);
+            threads.push(scope.spawn(move || -> Result<()> {
+                let mut hand = Hand::new(setup, job);
+                while let Some((place, case)) = queue.next() {
+                    let record = hand.perform(case, plan.timeout);
+                    progress(&record);
+                    if let Ok(mut results) = results.lock() {
+                        results[place] = Some(record);
+                    }
+                }
+                Ok(())
+            }));
+        }
+        for thread in threads {
+            thread
+                .join()
+                .map_err(|_| anyhow::anyhow!("a worker's thread panicked"))??;
+        }
+        anyhow::Ok(())
+    })?;
+    if plan.keep {
+        let kept = scratch.keep();
+        notes.push(format!("files of failed cases are in {}", kept.display()));
+    }
+    let records = results
+        .into_inner()
+        .map_err(|_| anyhow::anyhow!("a result is lost"))?;
+    Ok(Run {
+        runtime,
+        version,
+        claims,
+        notes,
+        records: records.into_iter().flatten().collect(),
+        wall: begin.elapsed(),
+    })
+}
+
+fn absolute(program: &Path) -> Result<PathBuf> {
+    if program.components().count() > 1 {
+        return program
+            .canonicalize()
+            .with_context(|| format!("find {}", program.display()));
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path)
+        .map(|directory| directory.join(program))
+        .find(|file| file.exists());
+    found.with_context(|| format!("{} is not on the path", program.display()))
+}
+
+fn version_of(runtime: &Path) -> Result<String> {
+    let output = quiet(runtime)
+        .arg("--version")
+        .output()
+        .with_context(|| format!("start {}", runtime.display()))?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    Ok(text.lines().next().unwrap_or("version unknown").to_owned())
+}
+
+/// By `features`, else by what `--version` says of the specification.
+fn claims_of(runtime: &Path) -> Option<SpecVersion> {
+    let features = quiet(runtime)
+        .arg("features")
+        .output()
+        .ok()
+        .filter(|output| output.status.success());
+    let newest = features.and_then(|output| {
+        let value: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
+        SpecVersion::parse(value["ociVersionMax"].as_str()?)
+    });
+    newest.or_else(|| {
+        let output = quiet(runtime).arg("--version").output().ok()?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        SpecVersion::parse(text.lines().find_map(|line| line.strip_prefix("spec:"))?)
+    })
+}
+
+/// Some runtimes refuse every container on a machine with v1 hierarchies and a controller in the v2 one.
+fn needs_unified_hidden(setup: &Setup, timeout: Duration) -> Result<bool> {
+    let order = |setup: &Setup| -> Result<Record> {
+        let mut worker = Worker::start(setup)?;
+        worker.ask(FIRST_CASE, timeout)
+    };
+    let trial = |hide: bool, name: &str| Setup {
+        hide_unified: hide,
+        prefix: format!("kst{}t{name}", std::process::id()),
+        directory: setup.directory.join(format!("trial-{name}")),
+        keep: false,
+        ..setup.clone()
+    };
+    let seen = order(&trial(false, "a"))?;
+    if seen.verdict == Verdict::Passed {
+        return Ok(false);
+    }
+    Ok(order(&trial(true, "b"))?.verdict == Verdict::Passed)
+}
+
+/// Gives out cases, each once.
+struct Queue<'a> {
+    all: &'a [Case],
+    order: Vec<(usize, usize)>,
+    next: AtomicUsize,
+}
+
+impl<'a> Queue<'a> {
+    fn new(all: &'a [Case], chosen: &[usize]) -> Self {
+        let order = chosen.iter().copied().enumerate().collect();
+        Self {
+            all,
+            order,
+            next: AtomicUsize::new(0),
+        }
+    }
+
+    fn next(&self) -> Option<(usize, &'a Case)> {
+        let (place, index) = self.order.get(self.next.fetch_add(1, Ordering::Relaxed))?;
+        Some((*place, self.all.get(*index)?))
+    }
+}
+
+/// A place for one worker at a time.
+struct Hand<'a> {
+    setup: &'a Setup,
+    job: usize,
+    used: usize,
+    worker: Option<Worker>,
+}
+
+impl<'a> Hand<'a> {
+    fn new(setup: &'a Setup, job: usize) -> Self {
+        Self {
+            setup,
+            job,
+            used: 0,
+            worker: None,
+        }
+    }
+
+    fn perform(&mut self, case: &Case, timeout: Duration) -> Record {
+        let begin = Instant::now();
+        let attempt = self.attempt(case, timeout);
+        attempt.unwrap_or_else(|error| {
+            // It may be stuck in a system call or a loop: it goes, and its enclosure with the next one's start.
+            self.worker = None;
+            Record {
+                name: case.name.clone(),
+                sentence: case.sentence.clone(),
+                clauses: case.clauses.clone(),
+                verdict: Verdict::Failed(format!("{error:#}")),
+                milliseconds: u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX),
+                left: Vec::new(),
+                kept: None,
+            }
+        })
+    }
+
+    fn attempt(&mut self, case: &Case, timeout: Duration) -> Result<Record> {
+        if self.worker.is_none() {
+            self.used += 1;
+            let name = format!("{}-{}", self.job, self.used);
+            let setup = Setup {
+                directory: self.setup.directory.join(format!("worker{name}")),
+                prefix: format!("kst{}w{name}", std::process::id()),
+                ..self.setup.clone()
+            };
+            self.worker = Some(Worker::start(&setup)?);
+        }
+        let worker = self.worker.as_mut().context("no worker")?;
+        worker.ask(&case.name, timeout)
+    }
+}
+
+struct Worker {
+    child: Child,
+    orders: Option<ChildStdin>,
+    lines: Receiver<String>,
+    errors: tempfile::NamedTempFile,
+}
+
+impl Worker {
+    fn start(setup: &Setup) -> Result<Self> {
+        let errors = tempfile::NamedTempFile::new()?;
+        let mut child = Command::new("/proc/self/exe")
+            .arg("case-worker")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(errors.reopen()?)
+            .spawn()
+            .context("start a worker")?;
+        let (orders, stdout) = (
+            child.stdin.take(),
+            child.stdout.take().context("worker without stdout")?,
+        );
+        let (sender, lines) = channel();
+        // It ends with the worker's output.
+        thread::spawn(move || pass_on(BufReader::new(stdout), &sender));
+        let mut worker = Self {
+            child,
+            orders,
+            lines,
+            errors,
+        };
+        worker.send(&serde_json::to_string(setup)?)?;
+        let hello = worker.line(SETUP_LIMIT)?;
+        ensure!(hello == "ready", "a worker says {hello}");
+        Ok(worker)
+    }
+
+    fn send(&mut self, line: &str) -> Result<()> {
+        let pipe = self.orders.as_mut().context("worker without stdin")?;
+        Ok(pipe.write_all(format!("{line}\n").as_bytes())?)
+    }
+
+    fn line(&mut self, limit: Duration) -> Result<String> {
+        match self.lines.recv_timeout(limit) {
+            Ok(line) => Ok(line),
+            Err(RecvTimeoutError::Timeout) => bail!("the case did not end within {limit:?}"),
+            Err(RecvTimeoutError::Disconnected) => {
+                bail!(
+                    "the worker died: {}",
+                    read_bounded(self.errors.path()).unwrap_or_default().trim()
+                )
+            }
+        }
+    }
+
+    fn ask(&mut self, case: &str, timeout: Duration) -> Result<Record> {
+        self.send(&serde_json::to_string(&Order {
+            case: case.to_owned(),
+        })?)?;
+        let line = self.line(timeout)?;
+        serde_json::from_str(&line).with_context(|| format!("a worker's answer: {line}"))
+    }
+}
+
+impl Drop for Worker {
+    /// End of input is its sign to clean up; one that is stuck is killed.
+    fn drop(&mut self) {
+        drop(self.orders.take());
+        let end = Instant::now() + Duration::from_secs(5);
+        if !matches!(crate::lab::process::wait_until(&mut self.child, end), Ok(Some(_))) {
+            self.child.kill().ok();
+            self.child.wait().ok();
+        }
+    }
+}
+
+fn pass_on(reader: impl BufRead, sender: &Sender<String>) {
+    for line in reader.lines().map_while(std::result::Result::ok) {
+        if sender.send(line).is_err() {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_queue_gives_each_case_once() {
+        let all: Vec<Case> = ["a/a", "a/b", "a/c"]
+            .map(|name| Case::new(name, "", &[], |_| Ok(())))
+            .into();
+        let queue = Queue::new(&all, &[2, 0]);
+        let given: Vec<_> = std::iter::from_fn(|| queue.next())
+            .map(|(place, case)| (place, case.name.clone()))
+            .collect();
+        assert_eq!(given, [(0, "a/c".to_owned()), (1, "a/a".to_owned())]);
+    }
+}

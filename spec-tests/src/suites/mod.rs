@@ -1,0 +1,37 @@
+//! All cases, by suite.
+
+pub mod runtime;
+
+use crate::case::Case;
+
+/// Every case of every suite, in the order of reports.
+#[must_use]
+pub fn all() -> Vec<Case> {
+    runtime::cases()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_sentences_end_without_a_stop() {
+        let mut names = BTreeSet::new();
+        for case in all() {
+            assert!(names.insert(case.name.clone()), "{} is there twice", case.name);
+            assert!(
+                !case.sentence.is_empty() && !case.sentence.ends_with('.'),
+                "{}",
+                case.name
+            );
+            assert!(!case.clauses.is_empty(), "{} rests on nothing", case.name);
+            assert!(
+                case.name.matches('/').count() == 2,
+                "{} is not suite/subject/what",
+                case.name
+            );
+        }
+    }
+}

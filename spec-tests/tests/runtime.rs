@@ -1,0 +1,49 @@
+//! The suites against our own runtime: no case fails but those that `known/kelson-runtime.txt` gives a reason for.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test says what went wrong by panicking"
+)]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// What `make test` has built, else what this build has made beside us.
+fn runtime() -> Option<PathBuf> {
+    let beside = Path::new(env!("CARGO_BIN_EXE_kelson-spec-tests")).parent()?;
+    let directory = std::env::var_os("KELSON_BIN_DIR").map_or_else(|| beside.to_owned(), PathBuf::from);
+    let program = directory.join("kelson-runtime");
+    program.exists().then_some(program)
+}
+
+fn judge(suite: &str) {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("SKIP: needs root");
+        return;
+    }
+    let Some(runtime) = runtime() else {
+        eprintln!("SKIP: no kelson-runtime in KELSON_BIN_DIR or beside kelson-spec-tests");
+        return;
+    };
+    let known = Path::new(env!("CARGO_MANIFEST_DIR")).join("known/kelson-runtime.txt");
+    let output = Command::new(env!("CARGO_BIN_EXE_kelson-spec-tests"))
+        .args(["run", "--filter", suite, "--runtime"])
+        .arg(runtime)
+        .arg("--known")
+        .arg(known)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success(),
+        "{}\n{text}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(!text.contains("left something behind"), "{text}");
+}
+
+#[test]
+fn our_runtime_keeps_the_specification() {
+    judge("runtime/");
+}
