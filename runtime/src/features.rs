@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::process::memory_policy;
 use crate::rootfs::options;
 use crate::seccomp;
 
@@ -26,9 +27,12 @@ pub fn document() -> Value {
             },
             "apparmor": {"enabled": true},
             "selinux": {"enabled": true},
-            "intelRdt": {"enabled": false},
+            "intelRdt": {"enabled": true, "schemata": true, "monitoring": true},
             "mountExtensions": {"idmap": {"enabled": false}},
-            "memoryPolicy": {},
+            "memoryPolicy": {
+                "modes": memory_policy::modes().collect::<Vec<_>>(),
+                "flags": memory_policy::flags().collect::<Vec<_>>()
+            },
             "netDevices": {"enabled": true}
         },
         "annotations": {

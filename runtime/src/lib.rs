@@ -14,6 +14,7 @@ pub mod features;
 pub mod handover;
 pub mod hooks;
 pub mod init;
+pub mod intel_rdt;
 pub mod log;
 pub mod lsm;
 pub mod namespaces;

@@ -223,3 +223,24 @@ fn what_process_json_does_not_say_is_the_containers() {
     let pid = exec_sleep(&b, json!({"capabilities": {}}));
     assert_eq!(status_field(pid, "CapBnd:"), "0000000000000000");
 }
+
+#[test]
+fn without_resctrl_a_share_of_caches_is_refused_before_anything_is_made() {
+    if !can_run() {
+        return;
+    }
+    if fs::read_to_string("/proc/mounts").unwrap().contains(" resctrl ") {
+        skip("resctrl is mounted");
+        return;
+    }
+    let mut b = Bundle::new("true");
+    b.config["linux"]["intelRdt"] = json!({"closID": "gold", "schemata": ["L3:0=f"]});
+    let out = b.create(&[]);
+    assert_eq!(out.status.code(), Some(1));
+    let said = text(&out.stderr);
+    assert!(
+        said.contains("linux.intelRdt: no resctrl filesystem is mounted"),
+        "{said}"
+    );
+    assert_eq!(b.leftovers(), Vec::<String>::new());
+}

@@ -221,8 +221,8 @@ pub struct Linux {
     /// Clock offsets of a new time namespace, by clock.
     #[serde(default, deserialize_with = "or_default")]
     pub time_offsets: HashMap<String, TimeOffset>,
-    /// Cache and bandwidth allocation; refused for now.
-    pub intel_rdt: Option<serde::de::IgnoredAny>,
+    /// Shares of caches and memory bandwidth.
+    pub intel_rdt: Option<IntelRdt>,
     /// NUMA policy.
     pub memory_policy: Option<MemoryPolicy>,
     /// Interfaces of the host to move in, by name.
@@ -258,6 +258,27 @@ pub struct NetDevice {
     /// Its name in the container; empty: the same.
     #[serde(default, deserialize_with = "or_default")]
     pub name: String,
+}
+
+/// `linux.intelRdt`.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct IntelRdt {
+    /// Name of the group; empty: the container's id.
+    #[serde(default, rename = "closID", deserialize_with = "or_default")]
+    pub clos_id: String,
+    /// Lines for `schemata`, the last to be written.
+    #[serde(default, deserialize_with = "or_default")]
+    pub schemata: Vec<String>,
+    /// A line for the L3 cache.
+    #[serde(default, deserialize_with = "or_default")]
+    pub l3_cache_schema: String,
+    /// A line for memory bandwidth.
+    #[serde(default, deserialize_with = "or_default")]
+    pub mem_bw_schema: String,
+    /// A monitoring group of the container's own.
+    #[serde(default, deserialize_with = "or_default")]
+    pub enable_monitoring: bool,
 }
 
 /// `linux.memoryPolicy`.

@@ -121,6 +121,7 @@ pub fn exec(
     let joiner = cgroup.joiner()?;
     let capabilities = capability_sets(&process, record.namespaces & flag(Ns::User) != 0, log)?;
     let plan = Plan {
+        intel_rdt: record.intel_rdt.clone(),
         attributes: Attributes::decide(&process, &config.linux)?,
         affinity: affinity::decide(process.exec_cpu_affinity.as_ref(), "process.execCPUAffinity")?,
         id: record.id.clone(),

@@ -11,6 +11,7 @@ use super::store::Store;
 use crate::config::{self, Config, Process, validate};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::handover;
+use crate::intel_rdt;
 use crate::log::Log;
 use crate::namespaces::net_devices::{self, Move};
 use crate::namespaces::{Namespaces, time};
@@ -63,6 +64,8 @@ pub struct Plan {
     pub net_devices: Vec<Move>,
     /// Its directories, not made yet.
     pub cgroup: Cgroup,
+    /// Its share of caches and memory bandwidth.
+    pub intel_rdt: Option<intel_rdt::Prepared>,
     /// What it may open.
     pub devices: DeviceRules,
     /// Reduced to what the caller can give.
@@ -138,6 +141,9 @@ pub fn plan(store: &Store, log: &Log, options: &Options, console: Console) -> Re
     Ok(Plan {
         id: options.id.clone(),
         rootfs,
+        intel_rdt: (config.linux.intel_rdt.as_ref())
+            .map(|rdt| intel_rdt::Prepared::new(rdt, &options.id))
+            .transpose()?,
         net_devices: net_devices::decide(&config.linux.net_devices)?,
         namespaces,
         cgroup,

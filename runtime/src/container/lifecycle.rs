@@ -25,6 +25,7 @@ use crate::handover;
 use crate::hooks;
 use crate::init::child::{self, Gate};
 use crate::init::parent::{self, Init};
+use crate::intel_rdt;
 use crate::log::{Log, rfc3339};
 use crate::process::stat;
 
@@ -55,6 +56,7 @@ impl Drop for Ready {
         if self.cgroup_made {
             let _ = self.record.cgroup.kill_all(KILL_PATIENCE);
             let _ = self.record.cgroup.remove(CGROUP_PATIENCE);
+            let _ = self.record.intel_rdt.as_ref().map(intel_rdt::Group::remove);
         }
         let _ = self.entry.remove();
     }
@@ -81,6 +83,9 @@ pub fn prepare(store: &Store, plan: &Plan, options: &Options, wait_for_start: bo
         .record
         .cgroup
         .apply(plan.config.linux.resources.as_ref(), &plan.devices)?;
+    plan.intel_rdt
+        .as_ref()
+        .map_or(Ok(()), intel_rdt::Prepared::make)?;
     let joiner = ready.record.cgroup.joiner()?;
     let gate = if wait_for_start {
         Gate::Fifo(make_fifo(&ready.entry.fifo())?)
@@ -124,6 +129,7 @@ fn first_record(plan: &Plan) -> Record {
         namespaces: plan.namespaces.all,
         hooks: hooks.cloned(),
         keyring: plan.new_keyring,
+        intel_rdt: plan.intel_rdt.as_ref().map(|rdt| rdt.group.clone()),
     }
 }
 
@@ -434,6 +440,10 @@ pub fn destroy(entry: &Entry, record: &Record, log: &Log) -> Result<()> {
     record.cgroup.kill_all(KILL_PATIENCE)?;
     wait_until_dead(record)?;
     record.cgroup.remove(CGROUP_PATIENCE)?;
+    record
+        .intel_rdt
+        .as_ref()
+        .map_or(Ok(()), intel_rdt::Group::remove)?;
     entry.remove()?;
     if let Some(h) = &record.hooks {
         let state = record.oci_state(Status::Stopped);

@@ -7,6 +7,7 @@ use kelson_cgroups::Cgroup;
 use oci_spec::runtime::Hooks;
 use serde::{Deserialize, Serialize};
 
+use crate::intel_rdt;
 use crate::process::stat;
 use crate::users;
 
@@ -51,6 +52,9 @@ pub struct Record {
     pub hooks: Option<Hooks>,
     /// A session keyring of its own.
     pub keyring: bool,
+    /// Its directories in the resctrl filesystem.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub intel_rdt: Option<intel_rdt::Group>,
 }
 
 /// States of a container; `Paused` is runc's addition to the specification's four.

@@ -21,7 +21,7 @@ use crate::process::attributes::Attributes;
 use crate::process::capabilities::Sets;
 use crate::process::{credentials, keyring, oom};
 use crate::seccomp::Filter;
-use crate::{lsm, terminal};
+use crate::{intel_rdt, lsm, terminal};
 
 /// Everything decided about the process.
 #[derive(Debug)]
@@ -46,6 +46,8 @@ pub struct Plan {
     pub console: Option<OwnedFd>,
     /// Descriptors to keep beyond the standard three.
     pub preserve_fds: u32,
+    /// Where its share of caches is, to be joined.
+    pub intel_rdt: Option<intel_rdt::Group>,
     /// The container has a session keyring.
     pub keyring: bool,
     /// Where stages go.
@@ -115,9 +117,12 @@ pub fn start(plan: &Plan, joiner: &Joiner) -> Result<(Pid, OwnedFd)> {
 
 fn become_member(plan: &Plan, joiner: &Joiner, channel: &Channel) -> Result<finalize::Program> {
     channel.note(&plan.log, || "child process in init()");
-    // Both while /proc is the host's, and this process still the host's root.
+    // While /proc and /sys are the host's, and this process is still its root.
     let label = lsm::prepare(&plan.process, "")?;
     oom::adjust("self", plan.process.oom_score_adj)?;
+    if let Some(group) = &plan.intel_rdt {
+        group.add(0)?;
+    }
     joiner.join()?;
     plan.affinity.apply_last()?;
     let namespaces = plan.namespaces & !flag(Ns::Pid);

@@ -106,6 +106,9 @@ pub fn start(
         direct(plan, joiner, gate, &opened, ours, theirs)?
     };
     relocate_net_devices(plan, &opened, init.pid)?;
+    if let Some(rdt) = &plan.intel_rdt {
+        rdt.group.add(init.pid.as_raw())?;
+    }
     // From here, as the child may not be allowed to, and owns nothing of its own /proc entry.
     oom::adjust(init.pid, plan.process.oom_score_adj)?;
     plan.log.debug(|| format!("first process is {}", init.pid));

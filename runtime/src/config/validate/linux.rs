@@ -3,8 +3,9 @@
 use oci_spec::runtime::{LinuxDeviceType, LinuxNamespaceType as Ns};
 
 use super::super::model::Config;
-use super::{ns_name, unsupported};
+use super::ns_name;
 use crate::error::{Error, Result};
+use crate::intel_rdt;
 use crate::process::{memory_policy, personality};
 use crate::rootfs::options;
 
@@ -118,9 +119,8 @@ pub(super) fn rest(c: &Config) -> Result<()> {
     if let Some(m) = &l.memory_policy {
         memory_policy::decide(m)?;
     }
-    let refused = [("intelRdt", l.intel_rdt.is_some())];
-    match refused.iter().find(|(_, set)| *set) {
-        Some((name, _)) => Err(unsupported(&format!("linux.{name}"))),
-        None => Ok(()),
+    if let Some(rdt) = &l.intel_rdt {
+        intel_rdt::decide(rdt, "id")?;
     }
+    Ok(())
 }
