@@ -1,6 +1,7 @@
 //! The runtime specification, clause by clause, by its own operations.
 
-mod lifecycle;
+mod create;
+mod operations;
 
 use crate::case::Case;
 
@@ -8,6 +9,7 @@ use crate::case::Case;
 #[must_use]
 pub fn cases() -> Vec<Case> {
     let mut all = Vec::new();
-    all.extend(lifecycle::cases());
+    all.extend(create::cases());
+    all.extend(operations::cases());
     all
 }
