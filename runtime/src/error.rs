@@ -85,6 +85,13 @@ impl Error {
         Self::new(Kind::Invalid, format!("{path}: {why}"))
     }
 
+    /// The same error, its JSON path continued at the front.
+    #[must_use]
+    pub fn below(mut self, path: &str) -> Self {
+        self.doing = format!("{path}.{}", self.doing).into();
+        self
+    }
+
     /// What a caller may act upon.
     pub fn kind(&self) -> Kind {
         self.kind

@@ -28,7 +28,7 @@ pub fn document() -> Value {
             "apparmor": {"enabled": true},
             "selinux": {"enabled": true},
             "intelRdt": {"enabled": true, "schemata": true, "monitoring": true},
-            "mountExtensions": {"idmap": {"enabled": false}},
+            "mountExtensions": {"idmap": {"enabled": true}},
             "memoryPolicy": {
                 "modes": memory_policy::modes().collect::<Vec<_>>(),
                 "flags": memory_policy::flags().collect::<Vec<_>>()

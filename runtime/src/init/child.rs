@@ -119,7 +119,7 @@ fn prepare(
         user_namespace: ns.has(Ns::User),
         cgroup_namespace: ns.has(Ns::Cgroup),
         label: rootfs::label::of(config)?,
-        open_source: rootfs::OpenSource(&|_| unreachable_source()),
+        open_source: rootfs::OpenSource(&|index| channel.source(index)),
     };
     let (slave, state) = if ns.has(Ns::Mount) {
         enter_root(plan, channel, &setup)?
@@ -275,8 +275,4 @@ fn write_sysctl(plan: &Plan) -> Result<()> {
         std::fs::write(&path, value).doing(|| format!("linux.sysctl[{name:?}]: write {value:?}"))?;
     }
     Ok(())
-}
-
-fn unreachable_source() -> Result<OwnedFd> {
-    Err(Error::new(crate::error::Kind::Denied, "permission denied"))
 }

@@ -17,4 +17,5 @@ pub mod child;
 pub mod exec;
 pub mod finalize;
 pub mod parent;
+mod sources;
 pub mod sync;

@@ -1,7 +1,7 @@
 //! The runtime's side: making the first process and leading it to `Ready`.
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use kelson_cgroups::Joiner;
 use kelson_sys::spawn::{CloneArgs, Spawned, spawn};
@@ -11,6 +11,7 @@ use nix::unistd::Pid;
 use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::child::{self, Gate, Inherited};
+use super::sources;
 use super::sync::{self, Channel, Message};
 use crate::container::launch::Plan;
 use crate::error::{Doing, Error, IntoError, Kind, Result};
@@ -252,6 +253,10 @@ fn lead(plan: &Plan, init: &mut Init, hooks: impl FnOnce(Pid) -> Result<String>)
             Some(Message::Ready) => return Ok(()),
             Some(Message::Note(text)) => plan.log.debug(|| text),
             Some(Message::Mapped) => map(plan, init)?,
+            Some(Message::Source(index)) => {
+                sources::serve(plan, init.pid, init.pidfd.as_fd(), &init.channel, index)
+                    .doing(|| format!("mounts[{index}]"))?;
+            }
             Some(Message::Hooks) => {
                 let state = match hooks.take() {
                     Some(hooks) => hooks(init.pid)?,
@@ -292,7 +297,7 @@ fn explain(error: std::io::Error, plan: &Plan) -> Error {
     error.into_error(doing.into())
 }
 
-fn reap(pid: Pid) -> Result<WaitStatus> {
+pub(super) fn reap(pid: Pid) -> Result<WaitStatus> {
     loop {
         match waitpid(pid, None) {
             Err(Errno::EINTR) => {}

@@ -8,6 +8,9 @@
 //!   (staged only)
 //!     Sibling(pid)       ──►                    the container's process, made by the one in between
 //!                        ◄──    Go              it is in its v2 cgroup
+//!   (for each source of a mount that only the runtime can open)
+//!     Source(index)      ──►
+//!                        ◄──    "Source" with a descriptor, or Failed(error)
 //!   (hooks only)
 //!     Hooks              ──►
 //!                        ◄──    Go(state)       prestart and createRuntime ran
@@ -24,9 +27,13 @@
 //!
 //! Plain read(2) and write(2), as a filter may already be loaded when `Ready` is sent.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg,
+    socketpair,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Doing, Error, Kind, Result};
@@ -42,6 +49,8 @@ pub enum Message {
     Mapped,
     /// Process in between: the container's process has this pid.
     Sibling(i32),
+    /// Child: open the source of this entry of `mounts`.
+    Source(usize),
     /// Child: run prestart and createRuntime now.
     Hooks,
     /// Child, with `--debug` only: a stage is reached.
@@ -175,6 +184,44 @@ impl Channel {
         }
     }
 
+    /// Sends a descriptor.
+    ///
+    /// # Errors
+    /// What sending reported.
+    pub fn send_fd(&self, fd: BorrowedFd<'_>) -> Result<()> {
+        let fds = [fd.as_raw_fd()];
+        let control = [ControlMessage::ScmRights(&fds)];
+        let text = [IoSlice::new(b"\"Source\"")];
+        sendmsg::<()>(self.fd.as_raw_fd(), &text, &control, MsgFlags::empty(), None)
+            .doing(|| "send a descriptor")?;
+        Ok(())
+    }
+
+    /// Child: asks for the source of an entry of `mounts` and waits for its descriptor.
+    ///
+    /// # Errors
+    /// What the runtime reported instead.
+    pub fn source(&self, index: usize) -> Result<OwnedFd> {
+        self.send(&Message::Source(index))?;
+        let mut text = vec![0u8; 8192];
+        let mut control = nix::cmsg_space!([RawFd; 1]);
+        let mut slices = [IoSliceMut::new(&mut text)];
+        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+        let message = recvmsg::<()>(self.fd.as_raw_fd(), &mut slices, Some(&mut control), flags)
+            .doing(|| "receive a descriptor")?;
+        let length = message.bytes;
+        for c in message.cmsgs().doing(|| "receive a descriptor")? {
+            if let ControlMessageOwned::ScmRights(fds) = c
+                && let Some(&fd) = fds.first()
+            {
+                return kelson_sys::fds::take_inherited(fd).doing(|| "receive a descriptor");
+            }
+        }
+        let error = serde_json::from_slice(&text[..length]).ok().and_then(error_of);
+        Err(error
+            .unwrap_or_else(|| Error::new(Kind::Internal, "the runtime ended before the container started")))
+    }
+
     /// Child: reports the error that ends it.
     pub fn fail(&self, error: &Error) {
         // If the runtime is gone there is nobody to tell.
@@ -219,6 +266,20 @@ mod tests {
         );
         drop(a);
         assert!(b.receive().unwrap().is_none());
+    }
+
+    #[test]
+    fn a_source_is_a_descriptor_or_an_error() {
+        let (child, parent) = pair().unwrap();
+        let (file, _other) = pair().unwrap();
+        parent.send_fd(file.fd.as_fd()).unwrap();
+        parent.fail(&Error::new(Kind::Denied, "no").with_errno(Some(13)));
+        child.source(3).unwrap();
+        let error = child.source(4).unwrap_err();
+        assert_eq!((error.kind(), error.errno()), (Kind::Denied, Some(13)));
+        assert!(matches!(parent.receive().unwrap(), Some(Message::Source(3))));
+        drop(parent);
+        assert!(child.source(5).is_err());
     }
 
     #[test]

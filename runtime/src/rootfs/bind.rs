@@ -1,9 +1,10 @@
 //! Bind mounts: of files and directories, with attributes of their own, and with mapped ids.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use kelson_sys::mount as attr;
+use nix::libc::{EACCES, EPERM};
 use oci_spec::runtime::Mount;
 use rustix::fs::{AtFlags, CWD, FileType, readlinkat, statat, symlinkat};
 use rustix::io::Errno;
@@ -29,20 +30,16 @@ pub(super) fn mount(
         change(&target, options)?;
         return after_attach(target.as_fd(), options);
     }
-    // Relative sources start at the bundle (runtime-spec, config.md, "mounts").
-    let source = setup
-        .bundle
-        .join(entry.source().as_deref().unwrap_or(Path::new("")));
-    if options.copy_symlink && copy_symlink(root, &source, entry.destination())? {
+    if options.copy_symlink && copy_symlink(root, &source_path(setup.bundle, entry), entry.destination())? {
         return Ok(());
     }
     let tree = if options.idmap.is_some() || mapped(entry) {
         setup.open_source.call(index)?
     } else {
-        match open(&source, options) {
+        match open_source(setup.bundle, entry, options) {
             // Root of the container may not search the directories on the way; the runtime can.
-            Err(Errno::ACCESS) if setup.user_namespace => setup.open_source.call(index)?,
-            other => other.doing(|| format!("open source {}", source.display()))?,
+            Err(e) if setup.user_namespace && e.errno() == Some(EACCES) => setup.open_source.call(index)?,
+            other => other?,
         }
     };
     let stat = statat(&tree, "", AtFlags::EMPTY_PATH).doing(|| "stat source")?;
@@ -69,8 +66,12 @@ pub(super) fn mapped(entry: &Mount) -> bool {
         .any(|list| !list.is_empty())
 }
 
-/// A detached copy of the source's mount.
-pub(super) fn open(source: &Path, options: &Options) -> std::result::Result<OwnedFd, Errno> {
+/// A detached copy of the mount that a bind mount's source is on.
+///
+/// # Errors
+/// Names the source.
+pub fn open_source(bundle: &Path, entry: &Mount, options: &Options) -> Result<OwnedFd> {
+    let source = source_path(bundle, entry);
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     if options.recursive_bind() {
         flags |= OpenTreeFlags::AT_RECURSIVE;
@@ -78,7 +79,12 @@ pub(super) fn open(source: &Path, options: &Options) -> std::result::Result<Owne
     if options.source_nofollow {
         flags |= OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
     }
-    open_tree(CWD, source, flags)
+    open_tree(CWD, &source, flags).doing(|| format!("open source {}", source.display()))
+}
+
+/// Relative sources start at the bundle (runtime-spec, config.md, "mounts").
+fn source_path(bundle: &Path, entry: &Mount) -> PathBuf {
+    bundle.join(entry.source().as_deref().unwrap_or(Path::new("")))
 }
 
 /// Changes the attributes that the options name. Those that a mount of the host has are locked in a user namespace:
@@ -88,7 +94,7 @@ fn change(mount: &OwnedFd, options: &Options) -> Result<()> {
         return Ok(());
     };
     let refused = match attr::set_attr(mount, false, wanted.change()) {
-        Err(e) if e.raw_os_error() == Some(nix::libc::EPERM) => e,
+        Err(e) if e.raw_os_error() == Some(EPERM) => e,
         other => return other.doing(|| "set mount options"),
     };
     let flags = rustix::fs::fstatvfs(mount).doing(|| "read mount options")?.f_flag;

@@ -7,6 +7,7 @@ mod bind;
 mod cgroup;
 mod copy_up;
 mod devices;
+pub mod idmap;
 pub mod label;
 mod mask;
 mod mounts;
@@ -27,6 +28,7 @@ use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
 use crate::config::Config;
 use crate::error::{Doing, Result};
+pub use bind::open_source;
 use resolve::Root;
 
 /// What building the root filesystem needs to know.

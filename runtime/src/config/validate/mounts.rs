@@ -1,11 +1,15 @@
 //! `mounts`.
 
+use oci_spec::runtime::LinuxNamespaceType as Ns;
+
 use super::super::model::Config;
-use super::unsupported;
+use super::namespaces::mapping_list;
 use crate::error::{Error, Result};
+use crate::rootfs::idmap::{self, Mapping};
 use crate::rootfs::options;
 
 pub(super) fn mounts(c: &Config) -> Result<()> {
+    let has_user = c.linux.namespaces.iter().any(|ns| ns.typ() == Ns::User);
     for (i, m) in c.mounts.iter().enumerate() {
         let at = format!("mounts[{i}]");
         if m.destination().as_os_str().is_empty() {
@@ -22,12 +26,10 @@ pub(super) fn mounts(c: &Config) -> Result<()> {
             let why = format!("{option:?} is an option of filesystems, which a bind mount cannot have");
             return Err(Error::field(format!("{at}.options"), why));
         }
-        let mapped = [m.uid_mappings(), m.gid_mappings()]
-            .into_iter()
-            .flatten()
-            .any(|l| !l.is_empty());
-        if parsed.idmap.is_some() || mapped {
-            return Err(unsupported(&format!("{at}.uidMappings")));
+        let mapping = idmap::decide(m, &parsed, &c.linux, has_user).map_err(|e| e.below(&at))?;
+        if let Some((Mapping::Own { uids, gids }, _)) = mapping {
+            mapping_list(&format!("{at}.uidMappings"), &uids)?;
+            mapping_list(&format!("{at}.gidMappings"), &gids)?;
         }
     }
     Ok(())

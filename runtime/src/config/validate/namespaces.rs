@@ -99,7 +99,7 @@ pub(super) fn mappings(c: &Config) -> Result<()> {
 }
 
 /// The kernel's own rules, so that the error can name the entry (and no sum overflows: CVE-2021-43784).
-fn mapping_list(at: &str, list: &[LinuxIdMapping]) -> Result<()> {
+pub(super) fn mapping_list(at: &str, list: &[LinuxIdMapping]) -> Result<()> {
     /// `UID_GID_MAP_MAX_EXTENTS`
     const MAX: usize = 340;
     if list.len() > MAX {
