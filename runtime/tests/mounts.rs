@@ -217,12 +217,11 @@ fn a_user_namespace_keeps_what_is_locked() {
         );
     }
     let out = b.output();
-    for i in 0..cases.len() {
+    for (i, options) in cases.iter().enumerate() {
         let info = at(&out, &format!("/mnt/{i}"));
         assert!(
             info.has("nosuid") && info.has("nodev") && info.has("noatime"),
-            "{} {info:?}",
-            cases[i]
+            "{options} {info:?}"
         );
     }
     assert!(at(&out, "/mnt/0").has("ro") && at(&out, "/mnt/2").has("noexec"));

@@ -37,13 +37,6 @@ pub fn config(c: &Config) -> Result<()> {
     linux::rest(c)
 }
 
-fn unsupported(field: &str) -> Error {
-    Error::new(
-        Kind::Unsupported,
-        format!("{field}: not supported by kelson-runtime yet"),
-    )
-}
-
 /// A 1.x config is accepted, and any 0.x that runc took, as semver's major 1 promises.
 fn version(v: &str) -> Result<()> {
     let mut parts = v.splitn(3, '.');
