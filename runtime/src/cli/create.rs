@@ -9,10 +9,9 @@ use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 use super::globals::CgroupManager;
 use super::{Context, Outcome};
-use crate::container::launch::{Console, Options, Plan, plan};
+use crate::container::launch::{Console, Options, plan};
 use crate::container::lifecycle;
 use crate::error::{Doing, Error, Kind, Result};
-use crate::process::seal;
 
 #[derive(Debug, Parser)]
 #[command(name = "create", about = "create a container")]
@@ -81,7 +80,6 @@ fn create(context: &Context, args: &Args) -> Result<()> {
     protect()?;
     let options = args.common.options();
     let plan = plan(&context.store, &context.log, &options, Console::Detached)?;
-    seal_for(&plan)?;
     lifecycle::prepare(&context.store, &plan, &options, true)?.created();
     Ok(())
 }
@@ -98,18 +96,6 @@ pub(super) fn failed(command: &str, error: Error) -> Outcome {
 /// executable through it before it executes.
 pub(super) fn protect() -> Result<()> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable).doing(|| "become undumpable")
-}
-
-/// In a new pid namespace there is nobody yet who could reach for the executable; in any other there may be.
-fn seal_for(plan: &Plan) -> Result<()> {
-    if plan
-        .namespaces
-        .creates(oci_spec::runtime::LinuxNamespaceType::Pid)
-    {
-        Ok(())
-    } else {
-        seal::ensure()
-    }
 }
 
 pub(super) fn check_cgroup_manager(context: &Context) -> Result<()> {

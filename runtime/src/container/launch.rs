@@ -17,6 +17,7 @@ use crate::namespaces::net_devices::{self, Move};
 use crate::namespaces::{Namespaces, time};
 use crate::process::attributes::Attributes;
 use crate::process::capabilities::{self, Sets};
+use crate::process::seal;
 use crate::seccomp::{self, Filter};
 use crate::terminal;
 
@@ -123,6 +124,11 @@ pub fn plan(store: &Store, log: &Log, options: &Options, console: Console) -> Re
         &config.linux.namespaces,
         time::decide(&config.linux.time_offsets)?,
     );
+    // Before anything is opened that a second execve of ours would lose, the console socket above all. In a new pid
+    // namespace there is nobody yet who could reach for the executable; in any other there may be.
+    if !namespaces.creates(Ns::Pid) {
+        seal::ensure()?;
+    }
     let cgroup = Host::detect()?.container(config.linux.cgroups_path.as_deref(), &options.id)?;
     let resources = config.linux.resources.as_ref();
     let devices = DeviceRules::new(resources.and_then(|r| r.devices().as_deref()).unwrap_or_default())?;

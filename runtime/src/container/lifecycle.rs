@@ -93,7 +93,9 @@ pub fn prepare(store: &Store, plan: &Plan, options: &Options, wait_for_start: bo
         Gate::Channel
     };
     let record = ready.record.clone();
-    let init = parent::start(plan, &joiner, gate, |pid| early_hooks(plan, record, pid))?;
+    let init = parent::start(plan, &joiner, gate, ready.entry.lock_mut(), |pid| {
+        early_hooks(plan, record, pid)
+    })?;
     ready.record.pid = init.pid.as_raw();
     ready.init = Some(init);
     ready.record.start_time = stat::read(ready.record.pid).map_or(0, |s| s.starttime);

@@ -160,6 +160,12 @@ impl Entry {
         Ok(())
     }
 
+    /// The lock's descriptor, for a child to close its copy of: as long as a copy is open the lock is held, also after
+    /// this runtime was killed.
+    pub fn lock_mut(&mut self) -> &mut Option<OwnedFd> {
+        &mut self.lock
+    }
+
     fn is_locked(&self) -> bool {
         if self.lock.is_some() {
             return true;

@@ -82,7 +82,8 @@ impl Init {
 }
 
 /// Makes the process and leads it to `Ready`; `hooks` is called with its pid at the moment for prestart and
-/// createRuntime, and gives the state document for the hooks that run inside.
+/// createRuntime, and gives the state document for the hooks that run inside. `lock` stays with the runtime: the child
+/// closes its copy first of all, so that what hangs in a hook cannot hold it for a runtime that was killed.
 ///
 /// # Errors
 /// Whatever the child reported. No process is left then.
@@ -90,6 +91,7 @@ pub fn start(
     plan: &Plan,
     joiner: &Joiner,
     gate: Gate,
+    lock: &mut Option<OwnedFd>,
     hooks: impl FnOnce(Pid) -> Result<String>,
 ) -> Result<Init> {
     let opened = join::open(&plan.namespaces)?;
@@ -102,9 +104,9 @@ pub fn start(
     });
     let (ours, theirs) = sync::pair()?;
     let mut init = if plan.namespaces.staged {
-        staged(plan, joiner, gate, &opened, ours, theirs)?
+        staged(plan, joiner, gate, &opened, lock, (ours, theirs))?
     } else {
-        direct(plan, joiner, gate, &opened, ours, theirs)?
+        direct(plan, joiner, gate, &opened, lock, (ours, theirs))?
     };
     relocate_net_devices(plan, &opened, init.pid)?;
     if let Some(rdt) = &plan.intel_rdt {
@@ -136,8 +138,8 @@ fn direct(
     joiner: &Joiner,
     gate: Gate,
     opened: &Opened,
-    ours: Channel,
-    theirs: Channel,
+    lock: &mut Option<OwnedFd>,
+    (ours, theirs): (Channel, Channel),
 ) -> Result<Init> {
     let way_back = opened.enter_pid()?;
     let args = CloneArgs {
@@ -146,6 +148,7 @@ fn direct(
     };
     let mut ours = Some(ours);
     let spawned = spawn(args, || {
+        drop(lock.take());
         let inherited = Inherited {
             channel: theirs,
             foreign: ours.take(),
@@ -177,12 +180,12 @@ fn staged(
     joiner: &Joiner,
     gate: Gate,
     opened: &Opened,
-    ours: Channel,
-    theirs: Channel,
+    lock: &mut Option<OwnedFd>,
+    (ours, theirs): (Channel, Channel),
 ) -> Result<Init> {
     let mut ours = Some(ours);
     let Spawned { pid: between, .. } = spawn(CloneArgs::default(), || {
-        drop(ours.take());
+        drop((lock.take(), ours.take()));
         match sibling(plan, joiner, gate, opened, &theirs) {
             Ok(pid) => i32::from(theirs.send(&Message::Sibling(pid)).is_err()),
             Err(e) => {

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, AtFlags, CWD, accessat};
@@ -94,10 +94,21 @@ pub fn exec_error(name: &str, errno: nix::errno::Errno) -> Error {
 
 /// The home directory that the container's /etc/passwd gives a user; `/` if none.
 pub fn home(uid: u32) -> String {
-    let Ok(file) = File::open("/etc/passwd") else {
-        return "/".to_owned();
-    };
-    home_in(BufReader::new(file.take(MAX_PASSWD)), uid)
+    home_by(Path::new("/etc/passwd"), uid)
+}
+
+fn home_by(passwd: &Path, uid: u32) -> String {
+    // An image may have made it a fifo, on which an ordinary open would wait for ever.
+    let file = File::options()
+        .read(true)
+        .custom_flags(nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY)
+        .open(passwd);
+    match file {
+        Ok(file) if file.metadata().is_ok_and(|m| m.is_file()) => {
+            home_in(BufReader::new(file.take(MAX_PASSWD)), uid)
+        }
+        _ => "/".to_owned(),
+    }
 }
 
 fn home_in(passwd: impl BufRead, uid: u32) -> String {
@@ -152,6 +163,22 @@ mod tests {
             look_up("/tmp", &env).unwrap_err().to_string(),
             "exec: \"/tmp\": is a directory"
         );
+    }
+
+    #[test]
+    fn a_strange_passwd_holds_nothing_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("passwd");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert_eq!(home_by(&path, 0), "/");
+        assert_eq!(home_by(dir.path(), 0), "/", "a directory");
+        assert_eq!(home_by(Path::new("/dev/zero"), 0), "/", "a device");
+        // What lies beyond the limit is not found, and not read either.
+        let large = dir.path().join("large");
+        let mut text = "x".repeat(usize::try_from(MAX_PASSWD).unwrap());
+        text.push_str("\nroot:x:0:0::/late:/bin/sh\n");
+        std::fs::write(&large, text).unwrap();
+        assert_eq!(home_by(&large, 0), "/");
     }
 
     #[test]
