@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -63,9 +63,9 @@ pub struct Joiner {
 }
 
 impl Joiner {
-    /// The v2 directory, for clone3's `CLONE_INTO_CGROUP`.
-    pub fn unified(&self) -> Option<BorrowedFd<'_>> {
-        self.unified.as_ref().map(AsFd::as_fd)
+    /// Gives the v2 directory away, for clone3's `CLONE_INTO_CGROUP`.
+    pub fn take_unified(&mut self) -> Option<OwnedFd> {
+        self.unified.take().map(OwnedFd::from)
     }
 
     /// Moves a process into the v2 directory, for where clone3 could not place it. No-op without one.

@@ -7,7 +7,6 @@ use clap::Parser;
 
 use super::create::{protect, relay};
 use super::{Context, Outcome};
-use crate::config::Process;
 use crate::container::launch::Console;
 use crate::container::{exec as containers, foreground};
 use crate::error::{Doing, Result};
@@ -117,8 +116,8 @@ fn exec_in(context: &Context, args: Args) -> Result<u8> {
     protect()?;
     let detach = args.detach;
     let options = args.options();
-    let process: Process = containers::process(&context.store, &options)?;
-    let terminal = process.terminal;
+    let request = containers::request(&context.store, &options)?;
+    let terminal = request.process.terminal;
     let (console, receiver) = if detach || options.console_socket.is_some() {
         (Console::Detached, None)
     } else {
@@ -129,7 +128,7 @@ fn exec_in(context: &Context, args: Args) -> Result<u8> {
     } else {
         Some(foreground::Signals::take()?)
     };
-    let (pid, pidfd) = containers::exec(&context.store, &context.log, &options, process, console)?;
+    let (pid, pidfd) = containers::exec(&context.store, &context.log, &options, request, console)?;
     let Some(signals) = signals else { return Ok(0) };
     let master = match &receiver {
         Some(socket) if terminal => Some(terminal::receive(socket.as_fd())?),

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 use oci_spec::runtime::{
     Hooks, LinuxDevice, LinuxIdMapping, LinuxNamespace, LinuxResources, Mount, PosixRlimit, Root,
 };
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
 /// `config.json`.
@@ -42,7 +42,7 @@ pub struct Config {
 }
 
 /// `process`, and the file of `exec --process`.
-#[derive(Debug, Default, Clone, Deserialize)]
+#[derive(Debug, Default, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Process {
     /// A pseudo-terminal as stdio.
@@ -86,7 +86,7 @@ pub struct Process {
 }
 
 /// `process.scheduler`.
-#[derive(Debug, Default, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Scheduler {
     /// `SCHED_*`
     #[serde(default)]
@@ -112,7 +112,7 @@ pub struct Scheduler {
 }
 
 /// `process.ioPriority`.
-#[derive(Debug, Default, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IoPriority {
     /// `IOPRIO_CLASS_*`
     #[serde(default)]
@@ -123,7 +123,7 @@ pub struct IoPriority {
 }
 
 /// `process.execCPUAffinity`: lists such as `0-3,7`.
-#[derive(Debug, Default, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExecCpuAffinity {
     /// Until the process is in the container's cgroup.
     #[serde(default, deserialize_with = "or_default")]
@@ -134,7 +134,7 @@ pub struct ExecCpuAffinity {
 }
 
 /// Initial size of the terminal, in characters.
-#[derive(Debug, Default, Clone, Copy, Deserialize)]
+#[derive(Debug, Default, Clone, Copy, Serialize, Deserialize)]
 pub struct ConsoleSize {
     /// Rows.
     #[serde(default)]
@@ -145,7 +145,7 @@ pub struct ConsoleSize {
 }
 
 /// `process.user`.
-#[derive(Debug, Default, Clone, Deserialize)]
+#[derive(Debug, Default, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct User {
     /// User id inside the container.
@@ -162,7 +162,7 @@ pub struct User {
 }
 
 /// `process.capabilities`: names as written.
-#[derive(Debug, Default, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Capabilities {
     /// Limit on what any exec may gain.
     #[serde(default, deserialize_with = "or_default")]
@@ -231,7 +231,7 @@ pub struct Linux {
 }
 
 /// `linux.personality`.
-#[derive(Debug, Default, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Personality {
     /// `LINUX` or `LINUX32`
     #[serde(default)]
@@ -282,7 +282,7 @@ pub struct IntelRdt {
 }
 
 /// `linux.memoryPolicy`.
-#[derive(Debug, Default, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryPolicy {
     /// `MPOL_*`
     #[serde(default)]

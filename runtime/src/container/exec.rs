@@ -11,7 +11,7 @@ use super::launch::{Console, capability_sets};
 use super::lifecycle::{self, pid_file};
 use super::state::{Record, Status};
 use super::store::Store;
-use crate::config::{self, Capabilities, Config, Process, validate};
+use crate::config::{self, Capabilities, Config, Linux, Process, validate};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::init::exec::{self, Plan};
 use crate::log::Log;
@@ -61,17 +61,21 @@ pub struct Options {
     pub ignore_paused: bool,
 }
 
-/// Runs a process in a container; comes back once it executes.
+/// A container that can take a process, and the process it is to take.
+#[derive(Debug)]
+pub struct Request {
+    record: Record,
+    /// Of the container; without its own process.
+    linux: Linux,
+    /// From the file or the flags, over the container's own.
+    pub process: Process,
+}
+
+/// Finds the container and decides what to run in it.
 ///
 /// # Errors
-/// `Conflict` when the container does not run; otherwise what the process reported.
-pub fn exec(
-    store: &Store,
-    log: &Log,
-    options: &Options,
-    mut process: Process,
-    console: Console,
-) -> Result<(Pid, OwnedFd)> {
+/// `Conflict` when the container does not run; `Invalid` names the flag or field.
+pub fn request(store: &Store, options: &Options) -> Result<Request> {
     let entry = store.open(&options.id)?;
     let record = entry.read()?;
     match entry.status(&record) {
@@ -85,12 +89,37 @@ pub fn exec(
         }
         _ => return Err(Error::new(Kind::Conflict, "cannot exec in a stopped container")),
     }
+    let Config { process, linux, .. } = match &record.config {
+        Some(kept) => config::kept(kept)?,
+        // Created by an older kelson-runtime.
+        None => config::load_bundle(&record.bundle, record.config_file.as_deref())?,
+    };
+    let process = decide(process.unwrap_or_default(), options)?;
     validate::process(&process, "")?;
-    let mut config = config::load_bundle(&record.bundle, record.config_file.as_deref())?;
-    if let Some(of_container) = config.process.take() {
-        inherit(&mut process, of_container);
-    }
-    let filter = match &config.linux.seccomp {
+    Ok(Request {
+        record,
+        linux,
+        process,
+    })
+}
+
+/// Runs a process in a container; comes back once it executes.
+///
+/// # Errors
+/// `Conflict` when the container has ended; otherwise what the process reported.
+pub fn exec(
+    store: &Store,
+    log: &Log,
+    options: &Options,
+    request: Request,
+    console: Console,
+) -> Result<(Pid, OwnedFd)> {
+    let Request {
+        record,
+        linux,
+        process,
+    } = request;
+    let filter = match &linux.seccomp {
         Some(profile) => seccomp::prepare(profile, Some(&store.seccomp_cache()))?,
         None => None,
     };
@@ -122,10 +151,9 @@ pub fn exec(
     let capabilities = capability_sets(&process, record.namespaces & flag(Ns::User) != 0, log)?;
     let plan = Plan {
         intel_rdt: record.intel_rdt.clone(),
-        attributes: Attributes::decide(&process, &config.linux)?,
+        attributes: Attributes::decide(&process, &linux)?,
         affinity: affinity::decide(process.exec_cpu_affinity.as_ref(), "process.execCPUAffinity")?,
         id: record.id.clone(),
-        target: open_init(&record)?,
         namespaces: record.namespaces,
         capabilities,
         filter,
@@ -140,7 +168,7 @@ pub fn exec(
         .as_deref()
         .map(|path| handover::connect("--pidfd-socket", path))
         .transpose()?;
-    let (pid, pidfd) = exec::start(&plan, &joiner)?;
+    let (pid, pidfd) = exec::start(&plan, open_init(&record)?, joiner)?;
     let announced = match &pidfd_socket {
         Some(socket) => lifecycle::send_pidfd(socket, &pidfd),
         None => Ok(()),
@@ -179,19 +207,15 @@ fn open_init(record: &Record) -> Result<OwnedFd> {
     Ok(fd)
 }
 
-/// The process of a file, or of the flags over the container's own.
-///
-/// # Errors
-/// `Invalid` names the flag or field.
-pub fn process(store: &Store, options: &Options) -> Result<Process> {
-    if let Some(file) = &options.process {
-        let mut process = config::load_process(file)?;
-        process.terminal |= options.tty;
-        return Ok(process);
-    }
-    let record = store.open(&options.id)?.read()?;
-    let Config { process, .. } = config::load_bundle(&record.bundle, record.config_file.as_deref())?;
-    from_flags(process.unwrap_or_default(), options)
+/// The process of a file, or of the flags, over the container's own.
+fn decide(of_container: Process, options: &Options) -> Result<Process> {
+    let Some(file) = &options.process else {
+        return from_flags(of_container, options);
+    };
+    let mut process = config::load_process(file)?;
+    process.terminal |= options.tty;
+    inherit(&mut process, of_container);
+    Ok(process)
 }
 
 fn from_flags(mut p: Process, o: &Options) -> Result<Process> {

@@ -20,6 +20,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use super::launch::{Options, Plan};
 use super::state::{FORMAT, Record, Status};
 use super::store::{Entry, Store};
+use crate::config;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::handover;
 use crate::hooks;
@@ -93,12 +94,13 @@ pub fn prepare(store: &Store, plan: &Plan, options: &Options, wait_for_start: bo
         Gate::Channel
     };
     let record = ready.record.clone();
-    let init = parent::start(plan, &joiner, gate, ready.entry.lock_mut(), |pid| {
+    let init = parent::start(plan, joiner, gate, ready.entry.lock_mut(), |pid| {
         early_hooks(plan, record, pid)
     })?;
     ready.record.pid = init.pid.as_raw();
     ready.init = Some(init);
     ready.record.start_time = stat::read(ready.record.pid).map_or(0, |s| s.starttime);
+    ready.record.config = Some(config::keep(&plan.process, &plan.config.linux)?);
     ready.entry.write(&ready.record)?;
     if let (Some(socket), Some(init)) = (&plan.pidfd_socket, &ready.init) {
         send_pidfd(socket, &init.pidfd)?;
@@ -132,6 +134,7 @@ fn first_record(plan: &Plan) -> Record {
         hooks: hooks.cloned(),
         keyring: plan.new_keyring,
         intel_rdt: plan.intel_rdt.as_ref().map(|rdt| rdt.group.clone()),
+        config: None,
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use kelson_cgroups::Cgroup;
 use oci_spec::runtime::Hooks;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use crate::intel_rdt;
 use crate::process::stat;
@@ -55,6 +56,10 @@ pub struct Record {
     /// Its directories in the resctrl filesystem.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub intel_rdt: Option<intel_rdt::Group>,
+    /// What exec needs of config.json (see [`crate::config::keep`]): the bundle may change while the container runs.
+    /// Absent while it is being created.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<Box<RawValue>>,
 }
 
 /// States of a container; `Paused` is runc's addition to the specification's four.

@@ -150,6 +150,7 @@ fn prepare(
             Gate::Channel => None,
         },
         extra_env: &plan.extra_env,
+        peer: None,
     };
     // The last one: a filter may forbid it later.
     channel.note(&plan.log, || "init: closing the pipe to signal completion");

@@ -1,13 +1,18 @@
 //! A further process in a running container.
+//!
+//! It takes a process in between. What is in the container's pid namespace can be reached by a process of the container
+//! that has CAP_SYS_PTRACE, through `/proc/PID/root`, `cwd` and `fd`. So the one in between, which nobody in there sees,
+//! enters everything and lets go of all that is the host's; only its child is in the pid namespace, and has nothing
+//! foreign from its first moment on.
 
 use std::os::fd::{AsFd, OwnedFd};
 
 use kelson_cgroups::Joiner;
 use kelson_sys::spawn::{CloneArgs, Spawned, spawn};
-use nix::sched::{CloneFlags, setns};
+use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 use oci_spec::runtime::LinuxNamespaceType as Ns;
-use rustix::process::{Signal, pidfd_send_signal};
+use rustix::process::{PidfdFlags, pidfd_open};
 
 use super::finalize::{self, Target};
 use super::sync::{self, Channel, Message};
@@ -30,8 +35,6 @@ pub struct Plan {
     pub id: String,
     /// The process.
     pub process: Process,
-    /// Of the container's first process.
-    pub target: OwnedFd,
     /// `CLONE_NEW*` of what to join.
     pub namespaces: u64,
     /// See [`crate::container::launch::capability_sets`].
@@ -54,18 +57,11 @@ pub struct Plan {
     pub log: Log,
 }
 
-/// Makes the process; comes back once it executes.
+/// Makes the process; comes back once it executes. `target` is the container's first process.
 ///
 /// # Errors
 /// Whatever it reported; it is gone then.
-pub fn start(plan: &Plan, joiner: &Joiner) -> Result<(Pid, OwnedFd)> {
-    let pid_namespace = flag(Ns::Pid);
-    if plan.namespaces & pid_namespace != 0 {
-        // Only children are affected. There is no way back, and none is needed: no hooks run for exec.
-        setns(plan.target.as_fd(), CloneFlags::CLONE_NEWPID)
-            .doing(|| "join the container's pid namespace")?;
-    }
-    plan.affinity.apply_initial()?;
+pub fn start(plan: &Plan, target: OwnedFd, mut joiner: Joiner) -> Result<(Pid, OwnedFd)> {
     plan.log.debug(|| {
         format!(
             "nsexec container setup: joining namespaces {:#x}",
@@ -74,65 +70,110 @@ pub fn start(plan: &Plan, joiner: &Joiner) -> Result<(Pid, OwnedFd)> {
     });
     let (ours, theirs) = sync::pair()?;
     let mut ours = Some(ours);
-    let spawned = spawn(
-        CloneArgs {
-            flags: 0,
-            cgroup: joiner.unified(),
-        },
-        || {
-            drop(ours.take());
-            let error = match become_member(plan, joiner, &theirs) {
-                Ok(program) => program.execute(),
-                Err(e) => e,
-            };
-            theirs.fail(&error);
-            1
-        },
-    );
-    let Spawned { pid, pidfd } =
-        spawned.map_err(|e| e.into_error("make a process in the container".into()))?;
+    let args = CloneArgs {
+        flags: 0,
+        cgroup: joiner.take_unified(),
+    };
+    let Spawned { pid: between, .. } = spawn(args, || {
+        drop(ours.take());
+        match go_between(plan, target, joiner, &theirs) {
+            Ok(pid) => i32::from(theirs.send(&Message::Sibling(pid)).is_err()),
+            Err(e) => {
+                theirs.fail(&e);
+                1
+            }
+        }
+    })
+    .map_err(|e| e.into_error("make a process to enter the container".into()))?;
     // The end of the stream is seen only once nobody here holds the child's end.
     drop(theirs);
     let channel: Channel = ours
         .take()
         .ok_or_else(|| Error::new(Kind::Internal, "no channel"))?;
-    let message = loop {
-        match channel.receive() {
-            Ok(Some(Message::Note(text))) => plan.log.debug(|| text),
-            other => break other,
-        }
-    };
-    match message {
+    let (pid, failure) = listen(&channel, &plan.log);
+    let _ = waitpid(between, None);
+    match (pid, failure) {
         // Closed on exec. One that died without a word is found by whoever waits for it.
-        Ok(None) => Ok((pid, pidfd)),
-        other => {
-            let _ = pidfd_send_signal(&pidfd, Signal::KILL);
-            let _ = nix::sys::wait::waitpid(pid, None);
-            Err(other?
-                .and_then(sync::error_of)
-                .unwrap_or_else(|| Error::new(Kind::Internal, "broken protocol")))
+        (Some(pid), None) => {
+            let raw = rustix::process::Pid::from_raw(pid);
+            let raw = raw.ok_or_else(|| Error::new(Kind::Internal, "no pid"))?;
+            // It is our child and not waited for yet, so the number is still its own.
+            let pidfd = pidfd_open(raw, PidfdFlags::empty()).doing(|| "watch the new process")?;
+            Ok((Pid::from_raw(pid), pidfd))
+        }
+        (pid, failure) => {
+            if let Some(pid) = pid {
+                // It ends by itself: it has told us, or sees that we do not listen any more.
+                drop(channel);
+                let _ = waitpid(Pid::from_raw(pid), None);
+            }
+            Err(failure.unwrap_or_else(|| {
+                Error::new(
+                    Kind::Internal,
+                    "the process that enters the container ended without a word\nhint: is a memory or pids limit too low?",
+                )
+            }))
         }
     }
 }
 
-fn become_member(plan: &Plan, joiner: &Joiner, channel: &Channel) -> Result<finalize::Program> {
-    channel.note(&plan.log, || "child process in init()");
-    // While /proc and /sys are the host's, and this process is still its root.
-    let label = lsm::prepare(&plan.process, "")?;
+/// Until both have let go of their end: the pid from the one in between, and what went wrong in either. The one may
+/// come before the other.
+fn listen(channel: &Channel, log: &Log) -> (Option<i32>, Option<Error>) {
+    let (mut pid, mut failure) = (None, None);
+    loop {
+        match channel.receive() {
+            Ok(None) => return (pid, failure),
+            Ok(Some(Message::Note(text))) => log.debug(|| text),
+            Ok(Some(Message::Sibling(number))) => pid = Some(number),
+            Ok(Some(message)) => {
+                let broken = || Error::new(Kind::Internal, "broken protocol");
+                failure = Some(sync::error_of(message).unwrap_or_else(broken));
+            }
+            Err(e) => return (pid, Some(e)),
+        }
+    }
+}
+
+/// Everything that takes the host's /proc, cgroups or rights; then the namespaces, and the child as our own sibling.
+/// Security label, score, cgroups, processors, ids and namespaces are what a child begins with.
+fn go_between(plan: &Plan, target: OwnedFd, joiner: Joiner, channel: &Channel) -> Result<i32> {
+    lsm::prepare(&plan.process, "")?.apply()?;
     oom::adjust("self", plan.process.oom_score_adj)?;
     if let Some(group) = &plan.intel_rdt {
         group.add(0)?;
     }
+    plan.affinity.apply_initial()?;
     joiner.join()?;
+    drop(joiner);
     plan.affinity.apply_last()?;
-    let namespaces = plan.namespaces & !flag(Ns::Pid);
-    if namespaces != 0 {
-        join::enter_of(&plan.target, namespaces)?;
+    if plan.namespaces != 0 {
+        join::enter_of(&target, plan.namespaces)?;
     }
-    let in_user_namespace = plan.namespaces & flag(Ns::User) != 0;
-    if in_user_namespace {
+    drop(target);
+    if plan.namespaces & flag(Ns::User) != 0 {
         credentials::become_root()?;
     }
+    let args = CloneArgs {
+        flags: u64::from(nix::libc::CLONE_PARENT.cast_unsigned()),
+        cgroup: None,
+    };
+    let spawned = spawn(args, || {
+        let error = match become_member(plan, channel) {
+            Ok(program) => program.execute(),
+            Err(e) => e,
+        };
+        channel.fail(&error);
+        1
+    });
+    Ok(spawned
+        .map_err(|e| e.into_error("make a process in the container".into()))?
+        .pid
+        .as_raw())
+}
+
+fn become_member(plan: &Plan, channel: &Channel) -> Result<finalize::Program> {
+    channel.note(&plan.log, || "child process in init()");
     rustix::process::setsid().doing(|| "start a session")?;
     if plan.keyring {
         keyring::join(&plan.id)?;
@@ -150,11 +191,12 @@ fn become_member(plan: &Plan, joiner: &Joiner, channel: &Channel) -> Result<fina
         capabilities: plan.capabilities,
         attributes: &plan.attributes,
         filter: plan.filter.as_ref(),
-        in_user_namespace,
+        in_user_namespace: plan.namespaces & flag(Ns::User) != 0,
         preserve_fds: plan.preserve_fds,
         waits_with: None,
         extra_env: &[],
+        peer: Some(channel),
     };
     channel.note(&plan.log, || "setns_init: about to exec");
-    finalize::become_target(&target, label, slave)
+    finalize::become_target(&target, lsm::Prepared::default(), slave)
 }

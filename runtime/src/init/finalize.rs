@@ -10,6 +10,7 @@ use rustix::io::Errno;
 
 use crate::config::Process;
 use crate::error::{Doing, Error, Kind, Result};
+use crate::init::sync::Channel;
 use crate::lsm;
 use crate::process::attributes::Attributes;
 use crate::process::capabilities::{self, Sets};
@@ -37,6 +38,8 @@ pub struct Target<'a> {
     pub waits_with: Option<[RawFd; 2]>,
     /// More environment, from socket activation.
     pub extra_env: &'a [String],
+    /// exec: the runtime, without which it must not run. Whoever killed that was told that nothing runs.
+    pub peer: Option<&'a Channel>,
 }
 
 /// A program ready to be executed: nothing is looked up any more.
@@ -95,6 +98,13 @@ pub fn become_target(t: &Target<'_>, label: lsm::Prepared, terminal: Option<Owne
         .thread_set_mask()
         .doing(|| "clear the signal mask")?;
     let program = program(p, t.extra_env)?;
+    // As late as a filter may forbid nothing yet.
+    if t.peer.is_some_and(|peer| !peer.is_heard()) {
+        return Err(Error::new(
+            Kind::Internal,
+            "the runtime ended before the program started",
+        ));
+    }
     if let (Some(filter), true) = (t.filter, p.no_new_privileges) {
         filter.load()?;
     }

@@ -89,7 +89,7 @@ impl Init {
 /// Whatever the child reported. No process is left then.
 pub fn start(
     plan: &Plan,
-    joiner: &Joiner,
+    joiner: Joiner,
     gate: Gate,
     lock: &mut Option<OwnedFd>,
     hooks: impl FnOnce(Pid) -> Result<String>,
@@ -104,7 +104,7 @@ pub fn start(
     });
     let (ours, theirs) = sync::pair()?;
     let mut init = if plan.namespaces.staged {
-        staged(plan, joiner, gate, &opened, lock, (ours, theirs))?
+        staged(plan, &joiner, gate, &opened, lock, (ours, theirs))?
     } else {
         direct(plan, joiner, gate, &opened, lock, (ours, theirs))?
     };
@@ -135,7 +135,7 @@ fn relocate_net_devices(plan: &Plan, opened: &Opened, pid: Pid) -> Result<()> {
 
 fn direct(
     plan: &Plan,
-    joiner: &Joiner,
+    mut joiner: Joiner,
     gate: Gate,
     opened: &Opened,
     lock: &mut Option<OwnedFd>,
@@ -144,7 +144,7 @@ fn direct(
     let way_back = opened.enter_pid()?;
     let args = CloneArgs {
         flags: plan.namespaces.create,
-        cgroup: joiner.unified(),
+        cgroup: joiner.take_unified(),
     };
     let mut ours = Some(ours);
     let spawned = spawn(args, || {
@@ -152,7 +152,7 @@ fn direct(
         let inherited = Inherited {
             channel: theirs,
             foreign: ours.take(),
-            joiner,
+            joiner: &joiner,
             opened: Some(opened),
             gate,
         };

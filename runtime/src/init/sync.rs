@@ -17,6 +17,7 @@
 //!     Ready              ──►                    nothing can fail any more but startContainer and execve
 //!   (run)
 //!                        ◄──    Go              the record is written
+//!   (exec: Sibling, then nothing until the end of stream)
 //!   (create)
 //!     waits on the start fifo instead; the runtime exits
 //!   at any time
@@ -222,6 +223,16 @@ impl Channel {
             .unwrap_or_else(|| Error::new(Kind::Internal, "the runtime ended before the container started")))
     }
 
+    /// Whether the other end is still open, without waiting.
+    pub fn is_heard(&self) -> bool {
+        let mut byte = [0u8; 1];
+        let flags = rustix::net::RecvFlags::PEEK | rustix::net::RecvFlags::DONTWAIT;
+        match rustix::net::recv(self.fd.as_fd(), &mut byte[..], flags) {
+            Ok((_, n)) => n > 0,
+            Err(e) => e == rustix::io::Errno::AGAIN || e == rustix::io::Errno::INTR,
+        }
+    }
+
     /// Child: reports the error that ends it.
     pub fn fail(&self, error: &Error) {
         // If the runtime is gone there is nobody to tell.
@@ -264,7 +275,9 @@ mod tests {
             (error.kind(), error.errno(), error.chain().len()),
             (Kind::CommandNotFound, Some(2), 4000)
         );
+        assert!(b.is_heard());
         drop(a);
+        assert!(!b.is_heard());
         assert!(b.receive().unwrap().is_none());
     }
 

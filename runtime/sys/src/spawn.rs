@@ -1,18 +1,19 @@
 //! `clone3(2)`: a child in new namespaces and in a given cgroup, in one call.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::unistd::Pid;
 
 /// What the new process gets.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct CloneArgs<'fd> {
+#[derive(Debug, Default)]
+pub struct CloneArgs {
     /// `CLONE_NEW*` flags, and `CLONE_PARENT` where the child is to be the caller's sibling. Flags that share
     /// memory or a descriptor table with the child are refused.
     pub flags: u64,
-    /// A directory of the cgroup v2 hierarchy in which the child starts (`CLONE_INTO_CGROUP`).
-    pub cgroup: Option<BorrowedFd<'fd>>,
+    /// A directory of the cgroup v2 hierarchy in which the child starts (`CLONE_INTO_CGROUP`). It is closed in the
+    /// child before anything else, so that nobody finds a way into the host's hierarchy there.
+    pub cgroup: Option<OwnedFd>,
 }
 
 /// A process made by [`spawn`].
@@ -39,11 +40,11 @@ const SHARING: u64 = (libc::CLONE_VM
 /// # Errors
 /// The errno of clone3; `EINVAL` for flags that share memory, `EBUSY` when the caller has more than one thread
 /// (in the copy, locks held by other threads would never be released).
-pub fn spawn(args: CloneArgs<'_>, child: impl FnOnce() -> i32) -> io::Result<Spawned> {
+pub fn spawn(args: CloneArgs, child: impl FnOnce() -> i32) -> io::Result<Spawned> {
     if args.flags & SHARING != 0 {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
     }
-    if !single_threaded()? {
+    if !single_threaded() {
         return Err(io::Error::from_raw_os_error(libc::EBUSY));
     }
     let mut pidfd: RawFd = -1;
@@ -55,7 +56,7 @@ pub fn spawn(args: CloneArgs<'_>, child: impl FnOnce() -> i32) -> io::Result<Spa
     if args.flags & libc::CLONE_PARENT as u64 == 0 {
         raw.exit_signal = libc::SIGCHLD as u64;
     }
-    if let Some(cgroup) = args.cgroup {
+    if let Some(cgroup) = &args.cgroup {
         raw.flags |= CLONE_INTO_CGROUP;
         raw.cgroup = cgroup.as_raw_fd() as u64;
     }
@@ -67,6 +68,7 @@ pub fn spawn(args: CloneArgs<'_>, child: impl FnOnce() -> i32) -> io::Result<Spa
         -1 => Err(io::Error::last_os_error()),
         0 => {
             let guard = ExitOnUnwind;
+            drop(args);
             let code = child();
             std::mem::forget(guard);
             exit_now(code)
@@ -100,8 +102,22 @@ impl Drop for ExitOnUnwind {
     }
 }
 
-fn single_threaded() -> io::Result<bool> {
-    // One directory per thread, plus "." and "..": cheaper than reading a status file.
+/// Asked of the C library where it knows: that costs nothing, and needs no /proc, which in a process between two pid
+/// namespaces may be one that does not show it.
+#[cfg(target_env = "gnu")]
+fn single_threaded() -> bool {
+    unsafe extern "C" {
+        /// glibc 2.32: false from the first pthread_create on.
+        static __libc_single_threaded: libc::c_char;
+    }
+    // SAFETY: a variable of the C library of that type, initialized before main. Only threads write to it, and if there
+    // is one it is false already.
+    unsafe { __libc_single_threaded != 0 }
+}
+
+#[cfg(not(target_env = "gnu"))]
+fn single_threaded() -> bool {
+    // One directory per thread, plus "." and "..".
     use std::os::unix::fs::MetadataExt;
-    Ok(std::fs::metadata("/proc/self/task")?.nlink() == 3)
+    std::fs::metadata("/proc/self/task").is_ok_and(|m| m.nlink() == 3)
 }
