@@ -10,6 +10,7 @@ pub mod cli;
 pub mod config;
 pub mod container;
 pub mod error;
+pub mod fault;
 pub mod features;
 pub mod handover;
 pub mod hooks;

@@ -18,7 +18,7 @@ use crate::log::Log;
 use crate::namespaces::decide::flag;
 use crate::process::affinity;
 use crate::process::attributes::Attributes;
-use crate::{handover, seccomp, terminal};
+use crate::{fault, handover, seccomp, terminal};
 
 /// What `exec` was asked for.
 #[derive(Debug, Default)]
@@ -168,7 +168,9 @@ pub fn exec(
         .as_deref()
         .map(|path| handover::connect("--pidfd-socket", path))
         .transpose()?;
+    fault::point("exec.planned");
     let (pid, pidfd) = exec::start(&plan, open_init(&record)?, joiner)?;
+    fault::point("exec.running");
     let announced = match &pidfd_socket {
         Some(socket) => lifecycle::send_pidfd(socket, &pidfd),
         None => Ok(()),

@@ -22,6 +22,7 @@ use super::state::{FORMAT, Record, Status};
 use super::store::{Entry, Store};
 use crate::config;
 use crate::error::{Doing, Error, Kind, Result};
+use crate::fault;
 use crate::handover;
 use crate::hooks;
 use crate::init::child::{self, Gate};
@@ -69,7 +70,9 @@ impl Drop for Ready {
 /// After one nothing of the container is left.
 pub fn prepare(store: &Store, plan: &Plan, options: &Options, wait_for_start: bool) -> Result<Ready> {
     let entry = store.create(&plan.id)?;
+    fault::point("create.reserved");
     let record = first_record(plan);
+    entry.write_first(&record)?;
     let mut ready = Ready {
         entry,
         record,
@@ -77,9 +80,10 @@ pub fn prepare(store: &Store, plan: &Plan, options: &Options, wait_for_start: bo
         cgroup_made: false,
         done: false,
     };
-    ready.entry.write_first(&ready.record)?;
+    fault::point("create.recorded");
     ready.record.cgroup.create()?;
     ready.cgroup_made = true;
+    fault::point("create.cgroup");
     ready
         .record
         .cgroup
@@ -88,6 +92,7 @@ pub fn prepare(store: &Store, plan: &Plan, options: &Options, wait_for_start: bo
         .as_ref()
         .map_or(Ok(()), intel_rdt::Prepared::make)?;
     let joiner = ready.record.cgroup.joiner()?;
+    fault::point("create.limits");
     let gate = if wait_for_start {
         Gate::Fifo(make_fifo(&ready.entry.fifo())?)
     } else {
@@ -97,11 +102,13 @@ pub fn prepare(store: &Store, plan: &Plan, options: &Options, wait_for_start: bo
     let init = parent::start(plan, joiner, gate, ready.entry.lock_mut(), |pid| {
         early_hooks(plan, record, pid)
     })?;
+    fault::point("create.ready");
     ready.record.pid = init.pid.as_raw();
     ready.init = Some(init);
     ready.record.start_time = stat::read(ready.record.pid).map_or(0, |s| s.starttime);
     ready.record.config = Some(config::keep(&plan.process, &plan.config.linux)?);
     ready.entry.write(&ready.record)?;
+    fault::point("create.rewritten");
     if let (Some(socket), Some(init)) = (&plan.pidfd_socket, &ready.init) {
         send_pidfd(socket, &init.pidfd)?;
     }
@@ -206,7 +213,9 @@ impl Ready {
         let Some(init) = &mut self.init else {
             return Err(Error::new(Kind::Internal, "no process"));
         };
+        fault::point("run.ready");
         init.go()?;
+        fault::point("run.started");
         let state = self.record.oci_state(Status::Running);
         if let Some(h) = &self.record.hooks {
             hooks::run_all("poststart", h.poststart().as_ref(), &state)?;
@@ -261,6 +270,7 @@ pub fn start(store: &Store, id: &str) -> Result<()> {
             ));
         }
     }
+    fault::point("start.locked");
     let path = entry.fifo();
     let mut fifo = OpenOptions::new()
         .write(true)
@@ -268,17 +278,17 @@ pub fn start(store: &Store, id: &str) -> Result<()> {
         .open(&path)
         .doing(|| "open the start fifo")?;
     fifo.write_all(b"0").doing(|| "write to the start fifo")?;
+    fault::point("start.told");
     wait_for_exec(&fifo)?;
+    fault::point("start.executed");
     // The pipe and what is in it live as long as this end.
     let back = OpenOptions::new()
         .read(true)
         .custom_flags(nix::libc::O_NONBLOCK)
-        .open(&path);
-    let error = back.ok().and_then(child::told);
+        .open(&path)
+        .doing(|| "open the start fifo");
     fs::remove_file(&path).doing(|| "remove the start fifo")?;
-    if let Some(error) = error {
-        return Err(error);
-    }
+    child::told(back?)?;
     match &record.hooks {
         Some(h) => {
             let done = hooks::run_all(
@@ -415,7 +425,14 @@ pub fn delete(store: &Store, id: &str, force: bool, log: &Log) -> Result<()> {
         Err(e) if force && e.kind() == Kind::NotFound => return Ok(()),
         other => other?,
     };
-    entry.lock()?;
+    if let Err(e) = lock_for_delete(&mut entry, force) {
+        // Whoever had the lock has removed it.
+        return if force && e.kind() == Kind::NotFound {
+            Ok(())
+        } else {
+            Err(e)
+        };
+    }
     let record = match entry.read() {
         // A creation that died before its record: there is nothing else.
         Err(e) if e.kind() == Kind::NotFound => {
@@ -437,19 +454,34 @@ pub fn delete(store: &Store, id: &str, force: bool, log: &Log) -> Result<()> {
     destroy(&entry, &record, log)
 }
 
+/// With `force` a start or creation that holds the lock is not waited for: it ends when its container's process does.
+fn lock_for_delete(entry: &mut Entry, force: bool) -> Result<()> {
+    if force
+        && !entry.try_lock()?
+        && let Ok(record) = entry.read()
+    {
+        record.cgroup.kill_all(KILL_PATIENCE)?;
+    }
+    if entry.is_mine() { Ok(()) } else { entry.lock() }
+}
+
 /// Kills what is left, removes cgroup and record, runs poststop hooks.
 ///
 /// # Errors
 /// The first of them; a poststop hook that fails is only logged.
 pub fn destroy(entry: &Entry, record: &Record, log: &Log) -> Result<()> {
+    fault::point("delete.locked");
     record.cgroup.kill_all(KILL_PATIENCE)?;
     wait_until_dead(record)?;
+    fault::point("delete.killed");
     record.cgroup.remove(CGROUP_PATIENCE)?;
     record
         .intel_rdt
         .as_ref()
         .map_or(Ok(()), intel_rdt::Group::remove)?;
+    fault::point("delete.cgroup");
     entry.remove()?;
+    fault::point("delete.removed");
     if let Some(h) = &record.hooks {
         let state = record.oci_state(Status::Stopped);
         // Each runs, whatever became of those before it (runtime-spec, runtime.md, lifecycle step 13).

@@ -3,7 +3,7 @@
 //! Making the directory reserves the id. A lock (flock) on the directory itself orders create, start and delete of
 //! one container; readers take none, as the record is replaced by rename.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
@@ -15,11 +15,13 @@ use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 
 use super::state::{self, FORMAT, Record, Signs, Status};
 use crate::error::{Doing, Error, Kind, Result};
+use crate::fault;
 
 /// How long a command waits for another command on the same container.
 const LOCK_PATIENCE: Duration = Duration::from_secs(30);
 const RECORD: &str = "state.json";
 const FIFO: &str = "exec.fifo";
+const TEMPORARY: &str = ".state.json";
 
 /// `--root`: all containers.
 #[derive(Debug, Clone)]
@@ -59,17 +61,22 @@ impl Store {
             }
             other => other,
         };
-        match made {
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                return Err(Error::new(
-                    Kind::Conflict,
-                    format!("container with given ID already exists: {id}"),
-                ));
-            }
-            other => other.doing(|| format!("make state directory {}", dir.display()))?,
-        }
         let mut entry = Entry { dir, lock: None };
-        entry.lock()?;
+        match made {
+            // One without a record that nobody works on was left by a creation or deletion that was killed.
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                if entry.dir.join(RECORD).exists() || !entry.try_lock()? {
+                    return Err(entry.taken());
+                }
+                for name in [FIFO, TEMPORARY] {
+                    let _ = fs::remove_file(entry.dir.join(name));
+                }
+            }
+            other => {
+                other.doing(|| format!("make state directory {}", entry.dir.display()))?;
+                entry.lock()?;
+            }
+        }
         Ok(entry)
     }
 
@@ -134,36 +141,60 @@ impl Entry {
     /// # Errors
     /// `Conflict` when another command keeps it.
     pub fn lock(&mut self) -> Result<()> {
-        let fd = rustix::fs::open(
-            &self.dir,
-            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )
-        .doing(|| format!("open {}", self.dir.display()))?;
-        let until = Instant::now() + LOCK_PATIENCE;
-        loop {
-            match flock(&fd, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => break,
-                Err(rustix::io::Errno::AGAIN) if Instant::now() < until => {
-                    thread::sleep(Duration::from_millis(2))
-                }
-                Err(rustix::io::Errno::AGAIN) => {
-                    return Err(Error::new(
-                        Kind::Conflict,
-                        "another command works on this container",
-                    ));
-                }
-                Err(e) => return Err(e).doing(|| format!("lock {}", self.dir.display())),
+        let mut until = None;
+        while !self.try_lock()? {
+            if Instant::now() > *until.get_or_insert_with(|| Instant::now() + LOCK_PATIENCE) {
+                return Err(Error::new(
+                    Kind::Conflict,
+                    "another command works on this container",
+                ));
             }
+            thread::sleep(Duration::from_millis(2));
         }
-        self.lock = Some(fd);
         Ok(())
+    }
+
+    /// Takes the container's lock if nobody has it.
+    ///
+    /// # Errors
+    /// `NotFound` when the container has gone; otherwise what opening or locking reported.
+    pub fn try_lock(&mut self) -> Result<bool> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = match rustix::fs::open(&self.dir, flags, Mode::empty()) {
+            Err(rustix::io::Errno::NOENT) => {
+                return Err(Error::new(
+                    Kind::NotFound,
+                    format!("container {} does not exist", self.id()),
+                ));
+            }
+            other => other.doing(|| format!("open {}", self.dir.display()))?,
+        };
+        match flock(&fd, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {
+                self.lock = Some(fd);
+                Ok(true)
+            }
+            Err(rustix::io::Errno::AGAIN) => Ok(false),
+            Err(e) => Err(e).doing(|| format!("lock {}", self.dir.display())),
+        }
+    }
+
+    fn taken(&self) -> Error {
+        Error::new(
+            Kind::Conflict,
+            format!("container with given ID already exists: {}", self.id()),
+        )
     }
 
     /// The lock's descriptor, for a child to close its copy of: as long as a copy is open the lock is held, also after
     /// this runtime was killed.
     pub fn lock_mut(&mut self) -> &mut Option<OwnedFd> {
         &mut self.lock
+    }
+
+    /// Whether this entry holds the lock.
+    pub fn is_mine(&self) -> bool {
+        self.lock.is_some()
     }
 
     fn is_locked(&self) -> bool {
@@ -191,13 +222,25 @@ impl Entry {
         self.dir.join(FIFO)
     }
 
-    /// Writes the first record, of a container that nothing has been made for yet. Nobody reads it before the lock
-    /// is free, so it needs no rename.
+    /// Writes the first record, of a container that nothing has been made for yet. With it the id is taken: of two
+    /// that hold the directory one after the other only one can make the file. Nobody reads it before the lock is free,
+    /// so it needs no rename.
     ///
     /// # Errors
-    /// What writing reported.
+    /// `Conflict` when another was faster; otherwise what writing reported.
     pub fn write_first(&self, record: &Record) -> Result<()> {
-        self.write_to(&self.dir.join(RECORD), record)
+        let path = self.dir.join(RECORD);
+        let bytes = encode(record)?;
+        match File::options().write(true).create_new(true).open(&path) {
+            Err(e) if matches!(e.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::NotFound) => {
+                Err(self.taken())
+            }
+            other => other.and_then(|mut f| f.write_all(&bytes)).or_else(|e| {
+                // Nothing else will: this is before anything has an owner.
+                let _ = self.remove();
+                Err(e).doing(|| format!("write {}", path.display()))
+            }),
+        }
     }
 
     /// Replaces the record.
@@ -205,21 +248,11 @@ impl Entry {
     /// # Errors
     /// What writing reported.
     pub fn write(&self, record: &Record) -> Result<()> {
-        let temporary = self.dir.join(".state.json");
-        self.write_to(&temporary, record)?;
-        fs::rename(&temporary, self.dir.join(RECORD)).doing(|| "replace state.json")
-    }
-
-    fn write_to(&self, path: &Path, record: &Record) -> Result<()> {
-        let bytes = serde_json::to_vec(record)
-            .map_err(|e| Error::new(Kind::Internal, format!("encode state: {e}")))?;
-        OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(path)
-            .and_then(|mut f: File| f.write_all(&bytes))
-            .doing(|| format!("write {}", path.display()))
+        let temporary = self.dir.join(TEMPORARY);
+        let bytes = encode(record)?;
+        fs::write(&temporary, bytes)
+            .and_then(|()| fs::rename(&temporary, self.dir.join(RECORD)))
+            .doing(|| format!("replace {}", self.dir.join(RECORD).display()))
     }
 
     /// Reads the record.
@@ -257,11 +290,17 @@ impl Entry {
         let alive = record.is_alive();
         let signs = Signs {
             alive,
-            waiting: alive && self.fifo().exists(),
+            waiting: alive && self.has_reader(),
             frozen: alive && record.cgroup.is_paused(),
             locked: record.pid == 0 && self.is_locked(),
         };
         state::status(record, signs)
+    }
+
+    /// Whether a process waits at the fifo. The file alone is no sign: `start` may have been killed before it took it away.
+    fn has_reader(&self) -> bool {
+        let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        rustix::fs::open(self.fifo(), flags, Mode::empty()).is_ok()
     }
 
     /// Removes the directory. The record goes first: a directory without one is nobody's container.
@@ -269,7 +308,7 @@ impl Entry {
     /// # Errors
     /// What removing reported.
     pub fn remove(&self) -> Result<()> {
-        for name in [RECORD, FIFO, ".state.json"] {
+        for name in [RECORD, FIFO, TEMPORARY] {
             match fs::remove_file(self.dir.join(name)) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => {
                     return Err(e).doing(|| format!("remove {}", self.dir.join(name).display()));
@@ -277,11 +316,16 @@ impl Entry {
                 _ => {}
             }
         }
+        fault::point("delete.record");
         match fs::remove_dir(&self.dir) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other.doing(|| format!("remove {}", self.dir.display())),
         }
     }
+}
+
+fn encode(record: &Record) -> Result<Vec<u8>> {
+    serde_json::to_vec(record).map_err(|e| Error::new(Kind::Internal, format!("encode state: {e}")))
 }
 
 impl Drop for Entry {
@@ -314,6 +358,20 @@ mod tests {
         assert!(store.open("a").unwrap().is_locked());
         entry.remove().unwrap();
         assert_eq!(store.open("a").unwrap_err().kind(), Kind::NotFound);
+    }
+
+    #[test]
+    fn what_a_killed_creation_left_is_taken_over_by_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::new(dir.path().to_owned());
+        drop(store.create("a").unwrap());
+        fs::write(dir.path().join("a/exec.fifo"), "").unwrap();
+        let entry = store.create("a").unwrap();
+        assert!(!entry.fifo().exists());
+        assert_eq!(store.create("a").unwrap_err().kind(), Kind::Conflict);
+        fs::write(dir.path().join("a/state.json"), "{}").unwrap();
+        drop(entry);
+        assert_eq!(store.create("a").unwrap_err().kind(), Kind::Conflict);
     }
 
     #[test]

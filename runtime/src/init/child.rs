@@ -11,12 +11,12 @@ use super::finalize::{self, Target};
 use super::sync::{self, Channel, Message};
 use crate::config::validate::dotted;
 use crate::container::launch::Plan;
-use crate::error::{Doing, Error, Result};
+use crate::error::{Doing, Error, Kind, Result};
 use crate::namespaces::join::{self, Opened};
 use crate::namespaces::time::Offsets;
 use crate::process::{affinity, credentials, keyring};
 use crate::rootfs::{self, Setup};
-use crate::{hooks, lsm, terminal};
+use crate::{fault, hooks, lsm, terminal};
 
 /// What the first process waits on after `Ready`.
 #[derive(Debug)]
@@ -26,6 +26,9 @@ pub enum Gate {
     /// `run`: the runtime's `Go`.
     Channel,
 }
+
+/// The last word to `start` before execve.
+const ALIVE: &[u8] = b"1";
 
 /// What the child gets besides the plan.
 #[derive(Debug)]
@@ -53,6 +56,7 @@ pub fn main(plan: &Plan, inherited: Inherited<'_>) -> i32 {
     } = inherited;
     // Otherwise a runtime that died would never be noticed: we would hold its end open ourselves.
     drop(foreign);
+    fault::point("child.begin");
     match prepare(plan, &channel, joiner, opened, &gate) {
         Err(e) => channel.fail(&e),
         Ok((program, state)) => match pass(plan, &channel, &gate, state.as_deref()) {
@@ -89,6 +93,7 @@ fn prepare(
     }
     time.map_or(Ok(()), Offsets::enter)?;
     joiner.join()?;
+    fault::point("child.joined");
     affinity::reset();
     if ns.new_cgroup {
         join::unshare_cgroup()?;
@@ -155,6 +160,7 @@ fn prepare(
     // The last one: a filter may forbid it later.
     channel.note(&plan.log, || "init: closing the pipe to signal completion");
     let program = finalize::become_target(&target, label, slave)?;
+    fault::point("child.before-ready");
     channel.send(&Message::Ready)?;
     Ok((program, state))
 }
@@ -169,6 +175,7 @@ fn enter_root(
     channel.note(&plan.log, || {
         format!("init: {} mounts made", setup.config.mounts.len())
     });
+    fault::point("child.mounted");
     let slave = match &plan.console {
         Some(socket) => {
             let pty = terminal::open(&mounted.root, mounted.devpts.as_ref(), plan.process.console_size)?;
@@ -192,6 +199,7 @@ fn enter_root(
         })
         .doing(|| format!("process.cwd: make {}", plan.process.cwd))?;
     rootfs::finish(setup, mounted, plan.pivot)?;
+    fault::point("child.pivoted");
     Ok((slave, state))
 }
 
@@ -234,15 +242,20 @@ fn pass(plan: &Plan, channel: &Channel, gate: &Gate, state: Option<&str>) -> Res
             rustix::io::retry_on_intr(|| rustix::io::read(fifo, &mut byte[..])).doing(|| "wait for start")?;
         }
     }
-    match plan
+    fault::point("child.started");
+    if let Some(list) = plan
         .config
         .hooks
         .as_ref()
         .and_then(|h| h.start_container().as_ref())
     {
-        Some(list) => hooks::run_all("startContainer", Some(list), state.unwrap_or("{}").as_bytes()),
-        None => Ok(()),
+        hooks::run_all("startContainer", Some(list), state.unwrap_or("{}").as_bytes())?;
     }
+    if let Gate::Fifo(fifo) = gate {
+        // An end without this word is a death: `start` sees no difference otherwise.
+        rustix::io::retry_on_intr(|| rustix::io::write(fifo, ALIVE)).doing(|| "answer start")?;
+    }
+    Ok(())
 }
 
 /// Reports an error to whoever waits: for a created container that is `start`, at the other end of the fifo.
@@ -257,12 +270,26 @@ fn tell(channel: &Channel, gate: &Gate, error: &Error) {
     }
 }
 
-/// Reads the error that [`tell`] left in the fifo.
-pub fn told(mut fifo: impl Read) -> Option<Error> {
+/// Reads what the process left in the fifo before it executed or ended.
+///
+/// # Errors
+/// What [`tell`] wrote; `Conflict` when it ended without a word.
+pub fn told(mut fifo: impl Read) -> Result<()> {
     let mut bytes = Vec::new();
     // Non-blocking: WouldBlock at the end is as good as an end.
     let _ = fifo.read_to_end(&mut bytes);
-    sync::error_of(serde_json::from_slice(&bytes).ok()?)
+    match bytes.strip_prefix(ALIVE) {
+        Some([]) => Ok(()),
+        rest => {
+            let message = serde_json::from_slice(rest.unwrap_or(&bytes)).ok();
+            Err(message.and_then(sync::error_of).unwrap_or_else(|| {
+                Error::new(
+                    Kind::Conflict,
+                    "the container's first process ended before its program ran",
+                )
+            }))
+        }
+    }
 }
 
 /// The kernel looks parameters up by the writer's namespaces, so the host's /proc/sys changes ours.

@@ -26,7 +26,7 @@ use crate::process::attributes::Attributes;
 use crate::process::capabilities::Sets;
 use crate::process::{credentials, keyring, oom};
 use crate::seccomp::Filter;
-use crate::{intel_rdt, lsm, terminal};
+use crate::{fault, intel_rdt, lsm, terminal};
 
 /// Everything decided about the process.
 #[derive(Debug)]
@@ -138,6 +138,7 @@ fn listen(channel: &Channel, log: &Log) -> (Option<i32>, Option<Error>) {
 /// Everything that takes the host's /proc, cgroups or rights; then the namespaces, and the child as our own sibling.
 /// Security label, score, cgroups, processors, ids and namespaces are what a child begins with.
 fn go_between(plan: &Plan, target: OwnedFd, joiner: Joiner, channel: &Channel) -> Result<i32> {
+    fault::point("exec.between");
     lsm::prepare(&plan.process, "")?.apply()?;
     oom::adjust("self", plan.process.oom_score_adj)?;
     if let Some(group) = &plan.intel_rdt {
@@ -151,6 +152,7 @@ fn go_between(plan: &Plan, target: OwnedFd, joiner: Joiner, channel: &Channel) -
         join::enter_of(&target, plan.namespaces)?;
     }
     drop(target);
+    fault::point("exec.entered");
     if plan.namespaces & flag(Ns::User) != 0 {
         credentials::become_root()?;
     }
@@ -173,6 +175,7 @@ fn go_between(plan: &Plan, target: OwnedFd, joiner: Joiner, channel: &Channel) -
 }
 
 fn become_member(plan: &Plan, channel: &Channel) -> Result<finalize::Program> {
+    fault::point("exec.member");
     channel.note(&plan.log, || "child process in init()");
     rustix::process::setsid().doing(|| "start a session")?;
     if plan.keyring {

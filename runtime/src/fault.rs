@@ -1,0 +1,28 @@
+//! Fault points: places at which a test stops the runtime or a process of its making, to kill the runtime just there.
+//!
+//! A program built without debug assertions has none of it. Otherwise the process that reaches the point named in
+//! `KELSON_FAULT` takes the name `kelson-fault`, by which a test finds it in any pid namespace, and waits: to be killed, to
+//! be told to go on (by a nice value above 0), or for a minute.
+
+/// Waits here if the test asks for it. `docs/stages.md` shows where the points are.
+#[cfg(debug_assertions)]
+pub fn point(name: &str) {
+    use std::time::Duration;
+
+    if std::env::var_os("KELSON_FAULT").is_none_or(|wanted| wanted != name) {
+        return;
+    }
+    // What fails here fails the test, which then finds nobody of that name.
+    let _ = rustix::thread::set_name(c"kelson-fault");
+    for _ in 0..6000 {
+        if rustix::process::getpriority_process(None).is_ok_and(|nice| nice > 0) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Nothing.
+#[cfg(not(debug_assertions))]
+#[inline(always)]
+pub fn point(_: &str) {}
