@@ -12,9 +12,9 @@ use serde_json::{Value, json};
 
 pub const RUNTIME: &str = env!("CARGO_BIN_EXE_kelson-runtime");
 const BUSYBOX: [&str; 3] = ["/bin/busybox", "/usr/bin/busybox", "/usr/local/bin/busybox"];
-const APPLETS: [&str; 24] = [
+const APPLETS: [&str; 25] = [
     "sh", "true", "false", "cat", "echo", "id", "ls", "sleep", "env", "mount", "pwd", "hostname", "stat",
-    "touch", "kill", "ps", "tty", "stty", "grep", "test", "readlink", "head", "umount", "mkdir",
+    "touch", "cut", "kill", "ps", "tty", "stty", "grep", "test", "readlink", "head", "umount", "mkdir",
 ];
 
 /// Skips, saying why, where a test cannot run.
