@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{Bundle, RUNTIME, can_run, eventually, text};
-use serde_json::{Value, json};
+use serde_json::json;
 
 /// With it a container passes every ptrace check against processes it can see.
 fn with_ptrace(b: &mut Bundle) {
@@ -379,7 +379,7 @@ fn terminals_in_the_hosts_pid_namespace() {
         linux["maskedPaths"] = json!([]);
         linux["readonlyPaths"] = json!([]);
         let mounts = b.config["mounts"].as_array_mut().unwrap();
-        mounts.retain(|m| m["type"] != Value::from("proc"));
+        mounts.retain(|m| m["type"] != "proc");
         b.config["process"]["terminal"] = json!(true);
     };
     let mut b = Bundle::new("tty; exit 3");
