@@ -8,7 +8,7 @@ use std::io::{IoSliceMut, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
 
-use common::{Bundle, can_run, eventually, text};
+use common::{Bundle, can_run, text};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use serde_json::json;
 
