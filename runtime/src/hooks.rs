@@ -1,7 +1,9 @@
 //! Hooks: the engine's programs, run at six moments with the container's state on standard input.
 
+use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -23,15 +25,32 @@ const MAX_QUOTE: u64 = 4096;
 /// # Errors
 /// `Hook`, with the moment, the place in its list, and the hook's own last words.
 pub fn run_all(moment: &str, hooks: Option<&Vec<Hook>>, state: &[u8]) -> Result<()> {
+    run_all_with_env(moment, hooks, state, &[])
+}
+
+/// The same, with the environment of hooks that name none.
+///
+/// # Errors
+/// As [`run_all`].
+pub fn run_all_with_env(
+    moment: &str,
+    hooks: Option<&Vec<Hook>>,
+    state: &[u8],
+    inherited: &[CString],
+) -> Result<()> {
     for (i, hook) in hooks.into_iter().flatten().enumerate() {
-        run(hook, state)
+        run(hook, state, inherited)
             .map_err(|e| e.as_kind(Kind::Hook))
-            .doing(|| format!("hooks.{moment}[{i}]: {}", hook.path().display()))?;
+            // runc's words, which its users look for.
+            .doing(|| {
+                let path = hook.path().display();
+                format!("hooks.{moment}[{i}]: error running {moment} hook #{i}: {path}")
+            })?;
     }
     Ok(())
 }
 
-fn run(hook: &Hook, state: &[u8]) -> Result<()> {
+fn run(hook: &Hook, state: &[u8], inherited: &[CString]) -> Result<()> {
     // Memory files instead of pipes: nobody has to pump them, and a hook that reads nothing blocks nobody.
     let mut input: File = memfd_create("state", MemfdFlags::CLOEXEC)
         .doing(|| "make its input")?
@@ -48,11 +67,17 @@ fn run(hook: &Hook, state: &[u8]) -> Result<()> {
     }
     // Only what the config names, so that a hook cannot depend on who called us.
     command.env_clear();
-    for entry in hook.env().iter().flatten() {
-        if let Some((name, value)) = entry.split_once('=') {
-            command.env(name, value);
-        }
-    }
+    match hook.env() {
+        Some(own) => command.envs(own.iter().filter_map(|entry| entry.split_once('='))),
+        None => command.envs(inherited.iter().filter_map(|entry| {
+            let entry = entry.as_bytes();
+            let at = entry.iter().position(|b| *b == b'=')?;
+            Some((
+                OsStr::from_bytes(&entry[..at]),
+                OsStr::from_bytes(&entry[at + 1..]),
+            ))
+        })),
+    };
     let mut child = command
         .stdin(Stdio::from(input))
         .stdout(Stdio::from(duplicate()?))
@@ -141,7 +166,7 @@ mod tests {
         assert_eq!(e.kind(), Kind::Hook);
         assert_eq!(
             e.chain(),
-            "hooks.poststop[0]: /bin/sh: exit status 3, output: why"
+            "hooks.poststop[0]: error running poststop hook #0: /bin/sh: exit status 3, output: why"
         );
     }
 

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::Path;
 
 use crate::config::Process;
-use crate::error::{Doing, Error, Kind, Result};
+use crate::error::{Doing, Result};
 
 /// An attribute file of this process, opened while /proc is still the host's, and what to write to it.
 #[derive(Debug, Default)]
@@ -16,17 +16,12 @@ pub struct Prepared {
 /// Opens what the process asks for.
 ///
 /// # Errors
-/// `Unsupported` when an AppArmor profile is wanted on a machine without AppArmor. SELinux labels without SELinux
-/// are ignored, as runc does.
-pub fn prepare(process: &Process, at: &str) -> Result<Prepared> {
+/// What opening the attribute file reported. A profile or label for a security module that this kernel does not run
+/// is left out; [`left_out`] tells of it.
+pub fn prepare(process: &Process) -> Result<Prepared> {
     if let Some(profile) = process.apparmor_profile.as_deref().filter(|p| !p.is_empty()) {
-        let on =
-            fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|t| t.starts_with('Y'));
-        if !on {
-            let text = format!(
-                "{at}apparmorProfile: profile {profile:?} is wanted, and AppArmor is not enabled here"
-            );
-            return Err(Error::new(Kind::Unsupported, text));
+        if !apparmor_is_on() {
+            return Ok(Prepared::default());
         }
         let own = Path::new("/proc/thread-self/attr/apparmor/exec");
         let path = if own.exists() {
@@ -42,6 +37,18 @@ pub fn prepare(process: &Process, at: &str) -> Result<Prepared> {
         return open(Path::new("/proc/thread-self/attr/exec"), label.to_owned());
     }
     Ok(Prepared::default())
+}
+
+/// A warning for a profile that cannot be in force because AppArmor is off; as crun does, and unlike runc, the
+/// container runs without it. SELinux labels without SELinux are ignored by all.
+pub fn left_out(process: &Process) -> Option<String> {
+    let profile = process.apparmor_profile.as_deref().filter(|p| !p.is_empty())?;
+    (!apparmor_is_on())
+        .then(|| format!("apparmorProfile: {profile:?} is not applied: AppArmor is not enabled here"))
+}
+
+fn apparmor_is_on() -> bool {
+    fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|t| t.starts_with('Y'))
 }
 
 fn open(path: &Path, text: String) -> Result<Prepared> {

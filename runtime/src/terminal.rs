@@ -1,13 +1,13 @@
 //! The container's terminal: a pair from its own devpts, whose master goes to whoever asked for it.
 
 use std::io::IoSliceMut;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, major, minor, openat, statat};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
-use rustix::termios::{Winsize, tcsetwinsize};
+use rustix::termios::{OptionalActions, OutputModes, Winsize, tcgetattr, tcsetattr, tcsetwinsize};
 
 use crate::config::ConsoleSize;
 use crate::error::{Doing, Error, Kind, Result};
@@ -21,6 +21,35 @@ pub struct Pty {
     pub master: OwnedFd,
     /// For the container.
     pub slave: OwnedFd,
+}
+
+/// Where a terminal's master goes.
+#[derive(Debug)]
+pub enum Outlet {
+    /// To the runtime itself, which copies between the terminal and its own standard streams.
+    Relay(OwnedFd),
+    /// To whoever listens on `--console-socket`, as it was made.
+    Engine(OwnedFd),
+}
+
+impl Outlet {
+    /// Sends the master. A relayed terminal ends its lines with a plain newline, so that a pipe or file on our side
+    /// gets them as without a terminal; set here, before the program can write.
+    ///
+    /// # Errors
+    /// What sending reported.
+    pub fn send(&self, master: BorrowedFd<'_>) -> Result<()> {
+        match self {
+            Self::Relay(socket) => {
+                let mut modes = tcgetattr(master).doing(|| "process.terminal: get its modes")?;
+                modes.output_modes.remove(OutputModes::ONLCR);
+                tcsetattr(master, OptionalActions::Now, &modes)
+                    .doing(|| "process.terminal: set its modes")?;
+                send(socket.as_fd(), master)
+            }
+            Self::Engine(socket) => send(socket.as_fd(), master),
+        }
+    }
 }
 
 /// Makes a terminal from the container's devpts: by the mount's own descriptor if there is one, else through
@@ -110,15 +139,12 @@ pub fn connect_socket(path: &Path) -> Result<OwnedFd> {
     handover::connect("--console-socket", path)
 }
 
-/// Sends the master. The text is a name for it; receivers insist on some.
-///
-/// # Errors
-/// What sending reported.
-pub fn send(socket: BorrowedFd<'_>, master: BorrowedFd<'_>) -> Result<()> {
+/// The text is a name for it; receivers insist on some.
+fn send(socket: BorrowedFd<'_>, master: BorrowedFd<'_>) -> Result<()> {
     handover::send(socket, master, b"/dev/ptmx").doing(|| "--console-socket: send the terminal")
 }
 
-/// Receives a master that [`send`] sent.
+/// Receives a master that [`Outlet::send`] sent.
 ///
 /// # Errors
 /// `Internal` when there is none.

@@ -470,6 +470,56 @@ fn terminals_by_console_socket() {
 }
 
 #[test]
+fn what_cannot_be_given_is_warned_of() {
+    if !can_run() {
+        return;
+    }
+    let mut b = Bundle::new("cat /proc/self/status");
+    let capabilities = &mut b.config["process"]["capabilities"];
+    capabilities["permitted"] = json!(["CAP_KILL", "CAP_CHOWN"]);
+    capabilities["inheritable"] = json!(["CAP_KILL"]);
+    capabilities["ambient"] = json!(["CAP_KILL", "CAP_CHOWN"]);
+    let out = b.run();
+    assert!(
+        text(&out.stderr)
+            .contains("process.capabilities.ambient: can't raise ambient capability CAP_CHOWN: "),
+        "{}",
+        text(&out.stderr)
+    );
+    assert_eq!(field(&text(&out.stdout), "CapAmb:"), "0000000000000020");
+
+    if std::path::Path::new("/sys/module/apparmor").exists() {
+        return eprintln!("SKIP: AppArmor is here");
+    }
+    b.config["process"]["apparmorProfile"] = json!("acme");
+    let out = b.run();
+    assert!(out.status.success());
+    assert!(
+        text(&out.stderr).contains("process.apparmorProfile: \"acme\" is not applied"),
+        "{}",
+        text(&out.stderr)
+    );
+}
+
+#[test]
+fn start_container_hooks_without_environment_have_the_programs() {
+    if !can_run() {
+        return;
+    }
+    let mut b = Bundle::new("cat /tmp/env");
+    b.config["process"]["env"] = json!(["PATH=/bin", "ONE=1", "ONE=two", "HOME="]);
+    let hook = |more| {
+        let mut hook = json!({"path": "/bin/sh", "args": ["sh", "-c", "echo $ONE $HOME >> /tmp/env"]});
+        if let Some(env) = more {
+            hook["env"] = env;
+        }
+        hook
+    };
+    b.config["hooks"] = json!({"startContainer": [hook(None), hook(Some(json!(["HOME=/h"])))]});
+    assert_eq!(b.output(), "two /root\n/h\n");
+}
+
+#[test]
 fn run_relays_a_terminal() {
     if !can_run() {
         return;
@@ -488,7 +538,7 @@ fn run_relays_a_terminal() {
     assert_eq!(out.status.code(), Some(5));
     let seen = text(&out.stdout);
     assert!(
-        seen.contains("/dev/pts/0") && seen.contains("got hello"),
+        seen.contains("/dev/pts/0\n") && seen.contains("got hello\n"),
         "{seen:?}"
     );
     assert_eq!(b.leftovers(), Vec::<String>::new());

@@ -84,8 +84,11 @@ fn create(context: &Context, args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// runc's prefix, which users of engines know.
+/// runc's prefix, which users of engines know. As with runc, the error of a program that does not start stands alone.
 pub(super) fn failed(command: &str, error: Error) -> Outcome {
+    if matches!(error.kind(), Kind::CommandNotFound | Kind::CommandNotExecutable) {
+        return Outcome::Failed(1, error);
+    }
     match Err::<(), _>(error).doing(|| format!("kelson-runtime {command} failed")) {
         Err(e) => Outcome::Failed(1, e),
         Ok(()) => Outcome::Code(0),

@@ -18,7 +18,8 @@ use crate::log::Log;
 use crate::namespaces::decide::flag;
 use crate::process::affinity;
 use crate::process::attributes::Attributes;
-use crate::{fault, handover, seccomp, terminal};
+use crate::terminal::Outlet;
+use crate::{fault, handover, lsm, seccomp, terminal};
 
 /// What `exec` was asked for.
 #[derive(Debug, Default)]
@@ -124,8 +125,8 @@ pub fn exec(
         None => None,
     };
     let console = match (process.terminal, &options.console_socket, console) {
-        (true, Some(path), _) => Some(terminal::connect_socket(path)?),
-        (true, None, Console::Relayed(fd)) => Some(fd),
+        (true, Some(path), _) => Some(Outlet::Engine(terminal::connect_socket(path)?)),
+        (true, None, Console::Relayed(fd)) => Some(Outlet::Relay(fd)),
         (true, None, Console::Detached) => {
             return Err(Error::new(
                 Kind::Invalid,
@@ -148,6 +149,9 @@ pub fn exec(
         cgroup = cgroup.where_process_is(record.pid)?;
     }
     let joiner = cgroup.joiner()?;
+    if let Some(warning) = lsm::left_out(&process) {
+        log.warn(&warning);
+    }
     let capabilities = capability_sets(&process, record.namespaces & flag(Ns::User) != 0, log)?;
     let plan = Plan {
         intel_rdt: record.intel_rdt.clone(),

@@ -12,7 +12,9 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::process::pidfd_send_signal;
-use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize};
+use rustix::termios::{
+    OptionalActions, OutputModes, Termios, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize,
+};
 
 use crate::error::{Doing, Result};
 
@@ -52,6 +54,8 @@ impl Raw {
         let before = tcgetattr(stdin).ok();
         if let Some(mut raw) = before.clone() {
             raw.make_raw();
+            // The carriage returns that a relayed terminal leaves out (see `terminal::Outlet`) are added by this one.
+            raw.output_modes |= OutputModes::OPOST;
             let _ = tcsetattr(stdin, OptionalActions::Now, &raw);
         }
         Self { before }

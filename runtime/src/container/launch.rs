@@ -13,13 +13,14 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::handover;
 use crate::intel_rdt;
 use crate::log::Log;
+use crate::lsm;
 use crate::namespaces::net_devices::{self, Move};
 use crate::namespaces::{Namespaces, time};
 use crate::process::attributes::Attributes;
 use crate::process::capabilities::{self, Sets};
 use crate::process::seal;
 use crate::seccomp::{self, Filter};
-use crate::terminal;
+use crate::terminal::{self, Outlet};
 
 /// What `create` and `run` were asked for.
 #[derive(Debug, Clone, Default)]
@@ -76,7 +77,7 @@ pub struct Plan {
     /// Its system call filter.
     pub filter: Option<Filter>,
     /// Where the terminal's master goes; none without a terminal.
-    pub console: Option<OwnedFd>,
+    pub console: Option<Outlet>,
     /// Connected to `--pidfd-socket`.
     pub pidfd_socket: Option<OwnedFd>,
     /// See [`Options`], plus what socket activation passes.
@@ -142,6 +143,9 @@ pub fn plan(store: &Store, log: &Log, options: &Options, console: Console) -> Re
         .as_deref()
         .map(|path| handover::connect("--pidfd-socket", path))
         .transpose()?;
+    if let Some(warning) = lsm::left_out(&process) {
+        log.warn(&format!("process.{warning}"));
+    }
     let capabilities = capability_sets(&process, namespaces.has(Ns::User), log)?;
     let (listen, extra_env) = listen_fds();
     Ok(Plan {
@@ -190,10 +194,12 @@ fn rootfs(config: &Config, bundle: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
-fn console_of(process: &Process, options: &Options, console: Console) -> Result<Option<OwnedFd>> {
+fn console_of(process: &Process, options: &Options, console: Console) -> Result<Option<Outlet>> {
     match (process.terminal, &options.console_socket, console) {
-        (true, Some(path), Console::Detached) => terminal::connect_socket(path).map(Some),
-        (true, None, Console::Relayed(fd)) => Ok(Some(fd)),
+        (true, Some(path), Console::Detached) => {
+            terminal::connect_socket(path).map(|fd| Some(Outlet::Engine(fd)))
+        }
+        (true, None, Console::Relayed(fd)) => Ok(Some(Outlet::Relay(fd))),
         (true, None, Console::Detached) => Err(Error::new(
             Kind::Invalid,
             "process.terminal: cannot allocate tty if the runtime will detach without setting console socket",
@@ -215,8 +221,18 @@ pub fn capability_sets(process: &Process, in_user_namespace: bool, log: &Log) ->
     let (wanted, unknown) = Sets::parse(process.capabilities.as_ref());
     if !unknown.is_empty() {
         log.warn(&format!(
-            "process.capabilities: ignoring unknown {}",
-            unknown.join(", ")
+            "process.capabilities: ignoring unknown or unavailable capabilities: [{}]",
+            unknown.join(" ")
+        ));
+    }
+    for name in wanted.unbounded() {
+        log.warn(&format!(
+            "process.capabilities.inheritable: ignoring {name}: it is not in the bounding set"
+        ));
+    }
+    for name in wanted.unraisable() {
+        log.warn(&format!(
+            "process.capabilities.ambient: can't raise ambient capability {name}: it is not permitted and inheritable"
         ));
     }
     if in_user_namespace {

@@ -59,7 +59,7 @@ pub fn main(plan: &Plan, inherited: Inherited<'_>) -> i32 {
     fault::point("child.begin");
     match prepare(plan, &channel, joiner, opened, &gate) {
         Err(e) => channel.fail(&e),
-        Ok((program, state)) => match pass(plan, &channel, &gate, state.as_deref()) {
+        Ok((program, state)) => match pass(plan, &channel, &gate, state.as_deref(), &program) {
             Err(e) => tell(&channel, &gate, &e),
             Ok(()) => tell(&channel, &gate, &program.execute()),
         },
@@ -113,7 +113,7 @@ fn prepare(
     }
     channel.note(&plan.log, || "init: in its namespaces and cgroups");
     // The three that use /proc come while it is the host's, which nobody inside can have prepared.
-    let label = lsm::prepare(&plan.process, "process.")?;
+    let label = lsm::prepare(&plan.process)?;
     write_sysctl(plan)?;
 
     let setup = Setup {
@@ -134,9 +134,9 @@ fn prepare(
             .doing(|| format!("root.path: chroot to {}", plan.rootfs.display()))?;
         rustix::process::chdir("/").doing(|| "root.path: enter")?;
         let slave = match &plan.console {
-            Some(socket) => {
+            Some(outlet) => {
                 let pty = terminal::open_inside(plan.process.console_size)?;
-                terminal::send(socket.as_fd(), pty.master.as_fd())?;
+                outlet.send(pty.master.as_fd())?;
                 Some(pty.slave)
             }
             None => None,
@@ -177,10 +177,10 @@ fn enter_root(
     });
     fault::point("child.mounted");
     let slave = match &plan.console {
-        Some(socket) => {
+        Some(outlet) => {
             let pty = terminal::open(&mounted.root, mounted.devpts.as_ref(), plan.process.console_size)?;
             terminal::mount_console(&mounted.root, pty.slave.as_fd())?;
-            terminal::send(socket.as_fd(), pty.master.as_fd())?;
+            outlet.send(pty.master.as_fd())?;
             Some(pty.slave)
         }
         None => None,
@@ -232,7 +232,13 @@ fn any_before_start(hooks: &Hooks) -> bool {
 }
 
 /// Waits to be started; then startContainer hooks.
-fn pass(plan: &Plan, channel: &Channel, gate: &Gate, state: Option<&str>) -> Result<()> {
+fn pass(
+    plan: &Plan,
+    channel: &Channel,
+    gate: &Gate,
+    state: Option<&str>,
+    program: &finalize::Program,
+) -> Result<()> {
     match gate {
         Gate::Channel => {
             channel.wait_go()?;
@@ -249,7 +255,8 @@ fn pass(plan: &Plan, channel: &Channel, gate: &Gate, state: Option<&str>) -> Res
         .as_ref()
         .and_then(|h| h.start_container().as_ref())
     {
-        hooks::run_all("startContainer", Some(list), state.unwrap_or("{}").as_bytes())?;
+        let state = state.unwrap_or("{}").as_bytes();
+        hooks::run_all_with_env("startContainer", Some(list), state, program.env())?;
     }
     if let Gate::Fifo(fifo) = gate {
         // An end without this word is a death: `start` sees no difference otherwise.

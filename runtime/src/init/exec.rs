@@ -26,6 +26,7 @@ use crate::process::attributes::Attributes;
 use crate::process::capabilities::Sets;
 use crate::process::{credentials, keyring, oom};
 use crate::seccomp::Filter;
+use crate::terminal::Outlet;
 use crate::{fault, intel_rdt, lsm, terminal};
 
 /// Everything decided about the process.
@@ -46,7 +47,7 @@ pub struct Plan {
     /// The container's filter.
     pub filter: Option<Filter>,
     /// Where the terminal's master goes.
-    pub console: Option<OwnedFd>,
+    pub console: Option<Outlet>,
     /// Descriptors to keep beyond the standard three.
     pub preserve_fds: u32,
     /// Where its share of caches is, to be joined.
@@ -139,7 +140,7 @@ fn listen(channel: &Channel, log: &Log) -> (Option<i32>, Option<Error>) {
 /// Security label, score, cgroups, processors, ids and namespaces are what a child begins with.
 fn go_between(plan: &Plan, target: OwnedFd, joiner: Joiner, channel: &Channel) -> Result<i32> {
     fault::point("exec.between");
-    lsm::prepare(&plan.process, "")?.apply()?;
+    lsm::prepare(&plan.process)?.apply()?;
     oom::adjust("self", plan.process.oom_score_adj)?;
     if let Some(group) = &plan.intel_rdt {
         group.add(0)?;
@@ -182,9 +183,9 @@ fn become_member(plan: &Plan, channel: &Channel) -> Result<finalize::Program> {
         keyring::join(&plan.id)?;
     }
     let slave = match &plan.console {
-        Some(socket) => {
+        Some(outlet) => {
             let pty = terminal::open_inside(plan.process.console_size)?;
-            terminal::send(socket.as_fd(), pty.master.as_fd())?;
+            outlet.send(pty.master.as_fd())?;
             Some(pty.slave)
         }
         None => None,

@@ -14,7 +14,7 @@ use crate::init::sync::Channel;
 use crate::lsm;
 use crate::process::attributes::Attributes;
 use crate::process::capabilities::{self, Sets};
-use crate::process::{command, credentials, rlimits};
+use crate::process::{command, credentials, env, rlimits};
 use crate::seccomp::Filter;
 use crate::terminal;
 
@@ -156,11 +156,8 @@ fn program(p: &Process, extra_env: &[String]) -> Result<Program> {
         .first()
         .ok_or_else(|| Error::field("process.args", "is empty"))?;
     let path = command::look_up(name, &p.env)?;
-    let mut env: Vec<String> = p.env.iter().chain(extra_env).cloned().collect();
-    if !env.iter().any(|e| e.starts_with("HOME=") && e.len() > 5) {
-        env.retain(|e| e != "HOME=");
-        env.push(format!("HOME={}", command::home(p.user.uid)));
-    }
+    let entries = p.env.iter().chain(extra_env).map(String::as_str);
+    let env = env::resolve(entries, || command::home(p.user.uid));
     let c = |s: Vec<u8>| CString::new(s).map_err(|_| Error::field("process.args", "holds a NUL byte"));
     Ok(Program {
         path: c(path_bytes(&path))?,
@@ -183,6 +180,11 @@ fn path_bytes(path: &Path) -> Vec<u8> {
 }
 
 impl Program {
+    /// Its environment, `NAME=VALUE`.
+    pub fn env(&self) -> &[CString] {
+        &self.env
+    }
+
     /// Becomes the program. Returns only the error.
     pub fn execute(&self) -> Error {
         match nix::unistd::execve(&self.path, &self.args, &self.env) {

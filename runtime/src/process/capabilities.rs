@@ -56,11 +56,11 @@ impl Sets {
     }
 
     /// The sets without what the caller does not hold, and what follows from that: an ambient capability must be
-    /// permitted and inheritable, an effective one permitted (capabilities(7)).
+    /// permitted and inheritable, an effective one permitted, an inheritable one in the bounding set (capabilities(7)).
     #[must_use]
     pub fn within(self, held: u64) -> Self {
         let permitted = self.permitted & held;
-        let inheritable = self.inheritable & held;
+        let inheritable = self.inheritable & held & self.bounding;
         Self {
             bounding: self.bounding,
             effective: self.effective & permitted,
@@ -70,10 +70,33 @@ impl Sets {
         }
     }
 
+    /// The names of ambient capabilities that [`Sets::within`] leaves out for want of the same one in the permitted
+    /// or inheritable set.
+    pub fn unraisable(self) -> Vec<String> {
+        names(self.ambient & !(self.permitted & self.inheritable))
+    }
+
+    /// The names of inheritable capabilities that it leaves out for want of the same one in the bounding set.
+    pub fn unbounded(self) -> Vec<String> {
+        names(self.inheritable & !self.bounding)
+    }
+
     /// All bits that any set names.
     pub fn any(self) -> u64 {
         self.bounding | self.effective | self.inheritable | self.permitted | self.ambient
     }
+}
+
+fn names(bits: u64) -> Vec<String> {
+    (0..64u8)
+        .filter(|index| bits & (1 << index) != 0)
+        .map(
+            |index| match caps::all().into_iter().find(|cap| cap.index() == index) {
+                Some(cap) => cap.to_string(),
+                None => index.to_string(),
+            },
+        )
+        .collect()
 }
 
 /// What this process may use now.
@@ -132,20 +155,47 @@ pub fn apply(sets: Sets) -> Result<()> {
 mod tests {
     use super::*;
 
-    fn names(list: &[&str]) -> Vec<String> {
+    fn list(list: &[&str]) -> Vec<String> {
         list.iter().map(|s| (*s).to_owned()).collect()
     }
 
     #[test]
     fn unknown_names_are_reported_once() {
         let c = Capabilities {
-            bounding: names(&["CAP_CHOWN", "CAP_FROM_2040"]),
-            permitted: names(&["cap_chown", "CAP_FROM_2040"]),
+            bounding: list(&["CAP_CHOWN", "CAP_FROM_2040"]),
+            permitted: list(&["cap_chown", "CAP_FROM_2040"]),
             ..Capabilities::default()
         };
         let (sets, unknown) = Sets::parse(Some(&c));
         assert_eq!((sets.bounding, sets.permitted), (1, 1));
         assert_eq!(unknown, ["CAP_FROM_2040"]);
+    }
+
+    #[test]
+    fn an_inheritable_capability_must_be_in_the_bounding_set() {
+        let sets = Sets {
+            bounding: 0b001,
+            inheritable: 0b011,
+            permitted: 0b011,
+            ambient: 0b011,
+            ..Sets::default()
+        };
+        assert_eq!(sets.unbounded(), ["CAP_DAC_OVERRIDE"]);
+        let within = sets.within(u64::MAX);
+        assert_eq!((within.inheritable, within.permitted, within.ambient), (1, 3, 1));
+    }
+
+    #[test]
+    fn an_ambient_capability_must_be_permitted_and_inheritable() {
+        let sets = Sets {
+            permitted: 0b1011,
+            inheritable: 0b0011,
+            ambient: 0b1101,
+            ..Sets::default()
+        };
+        assert_eq!(sets.unraisable().len(), 2);
+        assert!(sets.unraisable().contains(&"CAP_FOWNER".to_owned()));
+        assert!(sets.unraisable().contains(&"CAP_DAC_READ_SEARCH".to_owned()));
     }
 
     #[test]

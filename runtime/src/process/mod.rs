@@ -5,6 +5,7 @@ pub mod attributes;
 pub mod capabilities;
 pub mod command;
 pub mod credentials;
+pub mod env;
 pub mod keyring;
 pub mod memory_policy;
 pub mod oom;
