@@ -21,9 +21,9 @@ pub fn document() -> Value {
                 "enabled": true,
                 "actions": seccomp::ACTIONS,
                 "operators": seccomp::OPERATORS,
-                "archs": seccomp::ARCHITECTURES,
-                "knownFlags": seccomp::FLAGS,
-                "supportedFlags": seccomp::FLAGS
+                "archs": seccomp::architectures().collect::<Vec<_>>(),
+                "knownFlags": seccomp::known_flags(),
+                "supportedFlags": seccomp::supported_flags()
             },
             "apparmor": {"enabled": true},
             "selinux": {"enabled": true},

@@ -2,7 +2,7 @@
 
 /// The path (`linux.namespaces[2].path`) of the innermost value that begins or ends before the given position;
 /// lines and columns count from 1, as serde_json reports them. Empty for the document itself.
-pub(super) fn path_at(text: &str, line: usize, column: usize) -> String {
+pub(crate) fn path_at(text: &str, line: usize, column: usize) -> String {
     let start: usize = text
         .split_inclusive('\n')
         .take(line.saturating_sub(1))

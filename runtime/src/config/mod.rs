@@ -2,7 +2,7 @@
 
 mod keep;
 pub mod load;
-mod locate;
+pub(crate) mod locate;
 pub mod model;
 pub mod validate;
 

@@ -7,7 +7,7 @@ use nix::unistd::Pid;
 use oci_spec::runtime::LinuxNamespaceType as Ns;
 use rustix::process::{PidfdFlags, pidfd_open};
 
-use super::launch::{Console, capability_sets};
+use super::launch::{Console, capability_sets, receiver};
 use super::lifecycle::{self, pid_file};
 use super::state::{Record, Status};
 use super::store::Store;
@@ -18,8 +18,9 @@ use crate::log::Log;
 use crate::namespaces::decide::flag;
 use crate::process::affinity;
 use crate::process::attributes::Attributes;
+use crate::seccomp::{self, Prepared};
 use crate::terminal::Outlet;
-use crate::{fault, handover, lsm, seccomp, terminal};
+use crate::{fault, handover, lsm, terminal};
 
 /// What `exec` was asked for.
 #[derive(Debug, Default)]
@@ -120,9 +121,13 @@ pub fn exec(
         linux,
         process,
     } = request;
-    let filter = match &linux.seccomp {
-        Some(profile) => seccomp::prepare(profile, Some(&store.seccomp_cache()))?,
-        None => None,
+    let Prepared { filter, agent } = match &linux.seccomp {
+        Some(profile) => seccomp::prepare(
+            profile,
+            Some(&store.seccomp_cache()),
+            receiver(&record.annotations),
+        )?,
+        None => Prepared::default(),
     };
     let console = match (process.terminal, &options.console_socket, console) {
         (true, Some(path), _) => Some(Outlet::Engine(terminal::connect_socket(path)?)),
@@ -173,7 +178,10 @@ pub fn exec(
         .map(|path| handover::connect("--pidfd-socket", path))
         .transpose()?;
     fault::point("exec.planned");
-    let (pid, pidfd) = exec::start(&plan, open_init(&record)?, joiner)?;
+    let (pid, pidfd) = exec::start(&plan, open_init(&record)?, joiner, |pid, listener| {
+        let state = record.view(Status::Running);
+        lifecycle::hand_over(agent.as_ref(), &record.oci_version, pid, state, &listener)
+    })?;
     fault::point("exec.running");
     let announced = match &pidfd_socket {
         Some(socket) => lifecycle::send_pidfd(socket, &pidfd),

@@ -1,5 +1,6 @@
 //! The plan of one container: everything resolved and checked before anything is made.
 
+use std::collections::HashMap;
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -19,7 +20,7 @@ use crate::namespaces::{Namespaces, time};
 use crate::process::attributes::Attributes;
 use crate::process::capabilities::{self, Sets};
 use crate::process::seal;
-use crate::seccomp::{self, Filter};
+use crate::seccomp::{self, Agent, Filter, Prepared};
 use crate::terminal::{self, Outlet};
 
 /// What `create` and `run` were asked for.
@@ -76,6 +77,8 @@ pub struct Plan {
     pub attributes: Attributes,
     /// Its system call filter.
     pub filter: Option<Filter>,
+    /// Who answers the calls that the filter makes wait.
+    pub agent: Option<Agent>,
     /// Where the terminal's master goes; none without a terminal.
     pub console: Option<Outlet>,
     /// Connected to `--pidfd-socket`.
@@ -133,10 +136,18 @@ pub fn plan(store: &Store, log: &Log, options: &Options, console: Console) -> Re
     let cgroup = Host::detect()?.container(config.linux.cgroups_path.as_deref(), &options.id)?;
     let resources = config.linux.resources.as_ref();
     let devices = DeviceRules::new(resources.and_then(|r| r.devices().as_deref()).unwrap_or_default())?;
-    let filter = match &config.linux.seccomp {
-        Some(profile) => seccomp::prepare(profile, Some(&store.seccomp_cache()))?,
-        None => None,
+    let Prepared { filter, agent } = match &config.linux.seccomp {
+        Some(profile) => seccomp::prepare(
+            profile,
+            Some(&store.seccomp_cache()),
+            receiver(&config.annotations),
+        )?,
+        None => Prepared::default(),
     };
+    if let Some(filter) = &filter {
+        // The words are runc's, which its tests look for.
+        log.debug(|| format!("seccomp filter flags: {}", filter.flags));
+    }
     let console = console_of(&process, options, console)?;
     let pidfd_socket = options
         .pidfd_socket
@@ -161,6 +172,7 @@ pub fn plan(store: &Store, log: &Log, options: &Options, console: Console) -> Re
         capabilities,
         attributes,
         filter,
+        agent,
         console,
         pidfd_socket,
         preserve_fds: options.preserve_fds + listen,
@@ -239,6 +251,11 @@ pub fn capability_sets(process: &Process, in_user_namespace: bool, log: &Log) ->
         return Ok(wanted);
     }
     Ok(wanted.within(capabilities::held()?))
+}
+
+/// crun's way to name an agent outside of the profile.
+pub fn receiver(annotations: &HashMap<String, String>) -> Option<&str> {
+    annotations.get("run.oci.seccomp.receiver").map(String::as_str)
 }
 
 /// Socket activation: descriptors from 3 up that are meant for the container.

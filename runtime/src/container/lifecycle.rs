@@ -18,7 +18,7 @@ use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::launch::{Options, Plan};
-use super::state::{FORMAT, Record, Status};
+use super::state::{FORMAT, Record, Status, View};
 use super::store::{Entry, Store};
 use crate::config;
 use crate::error::{Doing, Error, Kind, Result};
@@ -30,6 +30,7 @@ use crate::init::parent::{self, Init};
 use crate::intel_rdt;
 use crate::log::{Log, rfc3339};
 use crate::process::stat;
+use crate::seccomp::Agent;
 
 /// How long killed processes may take to be gone.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
@@ -99,9 +100,27 @@ pub fn prepare(store: &Store, plan: &Plan, options: &Options, wait_for_start: bo
         Gate::Channel
     };
     let record = ready.record.clone();
-    let init = parent::start(plan, joiner, gate, ready.entry.lock_mut(), |pid| {
-        early_hooks(plan, record, pid)
-    })?;
+    let known = &ready.record;
+    let hand_over = |pid: Pid, listener: OwnedFd| {
+        let mut record = known.clone();
+        record.pid = pid.as_raw();
+        let state = record.view(Status::Creating);
+        hand_over(
+            plan.agent.as_ref(),
+            &known.oci_version,
+            record.pid,
+            state,
+            &listener,
+        )
+    };
+    let init = parent::start(
+        plan,
+        joiner,
+        gate,
+        ready.entry.lock_mut(),
+        |pid| early_hooks(plan, record, pid),
+        hand_over,
+    )?;
     fault::point("create.ready");
     ready.record.pid = init.pid.as_raw();
     ready.init = Some(init);
@@ -155,6 +174,20 @@ fn early_hooks(plan: &Plan, mut record: Record, pid: Pid) -> Result<String> {
         hooks::run_all("createRuntime", h.create_runtime().as_ref(), &state)?;
     }
     Ok(String::from_utf8_lossy(&record.oci_state(Status::Created)).into_owned())
+}
+
+/// Gives the agent the descriptor on which a process's calls wait.
+pub(super) fn hand_over(
+    agent: Option<&Agent>,
+    oci_version: &str,
+    pid: i32,
+    state: View<'_>,
+    listener: &OwnedFd,
+) -> Result<()> {
+    match agent {
+        Some(agent) => agent.send(oci_version, pid, state, listener),
+        None => Err(Error::new(Kind::Internal, "broken protocol")),
+    }
 }
 
 fn make_fifo(path: &Path) -> Result<OwnedFd> {

@@ -156,6 +156,7 @@ fn prepare(
         },
         extra_env: &plan.extra_env,
         peer: None,
+        channel,
     };
     // The last one: a filter may forbid it later.
     channel.note(&plan.log, || "init: closing the pipe to signal completion");

@@ -8,6 +8,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use kelson_cgroups::Joiner;
+use kelson_sys::sched;
 use kelson_sys::spawn::{CloneArgs, Spawned, spawn};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
@@ -25,7 +26,7 @@ use crate::process::affinity::Affinity;
 use crate::process::attributes::Attributes;
 use crate::process::capabilities::Sets;
 use crate::process::{credentials, keyring, oom};
-use crate::seccomp::Filter;
+use crate::seccomp::{self, Filter};
 use crate::terminal::Outlet;
 use crate::{fault, intel_rdt, lsm, terminal};
 
@@ -58,11 +59,17 @@ pub struct Plan {
     pub log: Log,
 }
 
-/// Makes the process; comes back once it executes. `target` is the container's first process.
+/// Makes the process; comes back once it executes. `target` is the container's first process. `listener` gets the new
+/// process's pid and the descriptor on which its calls wait, if its filter makes any wait.
 ///
 /// # Errors
 /// Whatever it reported; it is gone then.
-pub fn start(plan: &Plan, target: OwnedFd, mut joiner: Joiner) -> Result<(Pid, OwnedFd)> {
+pub fn start(
+    plan: &Plan,
+    target: OwnedFd,
+    mut joiner: Joiner,
+    listener: impl Fn(i32, OwnedFd) -> Result<()>,
+) -> Result<(Pid, OwnedFd)> {
     plan.log.debug(|| {
         format!(
             "nsexec container setup: joining namespaces {:#x}",
@@ -91,7 +98,7 @@ pub fn start(plan: &Plan, target: OwnedFd, mut joiner: Joiner) -> Result<(Pid, O
     let channel: Channel = ours
         .take()
         .ok_or_else(|| Error::new(Kind::Internal, "no channel"))?;
-    let (pid, failure) = listen(&channel, &plan.log);
+    let (pid, failure) = listen(&channel, &plan.log, &listener);
     let _ = waitpid(between, None);
     match (pid, failure) {
         // Closed on exec. One that died without a word is found by whoever waits for it.
@@ -120,13 +127,24 @@ pub fn start(plan: &Plan, target: OwnedFd, mut joiner: Joiner) -> Result<(Pid, O
 
 /// Until both have let go of their end: the pid from the one in between, and what went wrong in either. The one may
 /// come before the other.
-fn listen(channel: &Channel, log: &Log) -> (Option<i32>, Option<Error>) {
-    let (mut pid, mut failure) = (None, None);
+fn listen(
+    channel: &Channel,
+    log: &Log,
+    listener: &impl Fn(i32, OwnedFd) -> Result<()>,
+) -> (Option<i32>, Option<Error>) {
+    let (mut pid, mut failure, mut waiting) = (None, None, None);
     loop {
+        if let (Some(pid), Some(number)) = (pid, waiting) {
+            waiting = None;
+            if let Err(e) = hand_over(channel, pid, number, listener) {
+                return (Some(pid), Some(e));
+            }
+        }
         match channel.receive() {
             Ok(None) => return (pid, failure),
             Ok(Some(Message::Note(text))) => log.debug(|| text),
             Ok(Some(Message::Sibling(number))) => pid = Some(number),
+            Ok(Some(Message::Listener(number))) => waiting = Some(number),
             Ok(Some(message)) => {
                 let broken = || Error::new(Kind::Internal, "broken protocol");
                 failure = Some(sync::error_of(message).unwrap_or_else(broken));
@@ -134,6 +152,19 @@ fn listen(channel: &Channel, log: &Log) -> (Option<i32>, Option<Error>) {
             Err(e) => return (pid, Some(e)),
         }
     }
+}
+
+/// Gives the agent the descriptor on which the new process's calls wait.
+fn hand_over(
+    channel: &Channel,
+    pid: i32,
+    number: i32,
+    listener: &impl Fn(i32, OwnedFd) -> Result<()>,
+) -> Result<()> {
+    let raw = rustix::process::Pid::from_raw(pid).ok_or_else(|| Error::new(Kind::Internal, "no pid"))?;
+    let pidfd = pidfd_open(raw, PidfdFlags::empty()).doing(|| "watch the new process")?;
+    listener(pid, seccomp::fetch(&pidfd, number)?)?;
+    channel.send(&Message::Go(None))
 }
 
 /// Everything that takes the host's /proc, cgroups or rights; then the namespaces, and the child as our own sibling.
@@ -146,6 +177,10 @@ fn go_between(plan: &Plan, target: OwnedFd, joiner: Joiner, channel: &Channel) -
         group.add(0)?;
     }
     plan.affinity.apply_initial()?;
+    // The words are runc's, which its tests look for.
+    channel.note(&plan.log, || {
+        format!("nsexec: affinity: {:#x}", sched::affinity().unwrap_or(0))
+    });
     joiner.join()?;
     drop(joiner);
     plan.affinity.apply_last()?;
@@ -200,6 +235,7 @@ fn become_member(plan: &Plan, channel: &Channel) -> Result<finalize::Program> {
         waits_with: None,
         extra_env: &[],
         peer: Some(channel),
+        channel,
     };
     channel.note(&plan.log, || "setns_init: about to exec");
     finalize::become_target(&target, lsm::Prepared::default(), slave)

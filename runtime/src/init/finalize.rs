@@ -1,7 +1,7 @@
 //! The last steps before a program runs, the same for a container's first process and for exec.
 
 use std::ffi::CString;
-use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use nix::sys::signal::SigSet;
@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use crate::config::Process;
 use crate::error::{Doing, Error, Kind, Result};
-use crate::init::sync::Channel;
+use crate::init::sync::{Channel, Message};
 use crate::lsm;
 use crate::process::attributes::Attributes;
 use crate::process::capabilities::{self, Sets};
@@ -40,6 +40,8 @@ pub struct Target<'a> {
     pub extra_env: &'a [String],
     /// exec: the runtime, without which it must not run. Whoever killed that was told that nothing runs.
     pub peer: Option<&'a Channel>,
+    /// To the runtime, for a filter with calls that wait.
+    pub channel: &'a Channel,
 }
 
 /// A program ready to be executed: nothing is looked up any more.
@@ -85,7 +87,7 @@ pub fn become_target(t: &Target<'_>, label: lsm::Prepared, terminal: Option<Owne
     let first_try = enter(&p.cwd);
     // Without no_new_privs loading a filter takes CAP_SYS_ADMIN, which is about to go.
     if let (Some(filter), false) = (t.filter, p.no_new_privileges) {
-        filter.load()?;
+        load(filter, t.channel)?;
     }
     capabilities::limit_bounding(t.capabilities.bounding)?;
     credentials::assume(&p.user, t.in_user_namespace)?;
@@ -106,9 +108,19 @@ pub fn become_target(t: &Target<'_>, label: lsm::Prepared, terminal: Option<Owne
         ));
     }
     if let (Some(filter), true) = (t.filter, p.no_new_privileges) {
-        filter.load()?;
+        load(filter, t.channel)?;
     }
     Ok(program)
+}
+
+/// Puts the filter in force. Who answers the calls that it makes wait must have them before the first of ours waits:
+/// until then only write(2) is sure to work, so the runtime fetches the descriptor.
+fn load(filter: &Filter, channel: &Channel) -> Result<()> {
+    let Some(listener) = filter.load()? else {
+        return Ok(());
+    };
+    channel.send(&Message::Listener(listener.as_raw_fd()))?;
+    channel.wait_short_go()
 }
 
 /// chdir, and a check that the directory is inside: one reached through a descriptor that leaked from the host

@@ -18,6 +18,7 @@ use crate::error::{Doing, Error, IntoError, Kind, Result};
 use crate::namespaces::join::{self, Opened};
 use crate::namespaces::{net_devices, user};
 use crate::process::oom;
+use crate::seccomp;
 use oci_spec::runtime::LinuxNamespaceType as Ns;
 
 /// The container's first process. Unless it is released, dropping this kills and reaps it.
@@ -93,6 +94,7 @@ pub fn start(
     gate: Gate,
     lock: &mut Option<OwnedFd>,
     hooks: impl FnOnce(Pid) -> Result<String>,
+    listener: impl Fn(Pid, OwnedFd) -> Result<()>,
 ) -> Result<Init> {
     let opened = join::open(&plan.namespaces)?;
     plan.log.debug(|| {
@@ -115,7 +117,7 @@ pub fn start(
     // From here, as the child may not be allowed to, and owns nothing of its own /proc entry.
     oom::adjust(init.pid, plan.process.oom_score_adj)?;
     plan.log.debug(|| format!("first process is {}", init.pid));
-    lead(plan, &mut init, hooks)?;
+    lead(plan, &mut init, hooks, listener)?;
     Ok(init)
 }
 
@@ -249,7 +251,12 @@ fn sibling(plan: &Plan, joiner: &Joiner, gate: Gate, opened: &Opened, theirs: &C
     Ok(spawned.map_err(|e| explain(e, plan))?.pid.as_raw())
 }
 
-fn lead(plan: &Plan, init: &mut Init, hooks: impl FnOnce(Pid) -> Result<String>) -> Result<()> {
+fn lead(
+    plan: &Plan,
+    init: &mut Init,
+    hooks: impl FnOnce(Pid) -> Result<String>,
+    listener: impl Fn(Pid, OwnedFd) -> Result<()>,
+) -> Result<()> {
     let mut hooks = Some(hooks);
     loop {
         match init.channel.receive()? {
@@ -259,6 +266,10 @@ fn lead(plan: &Plan, init: &mut Init, hooks: impl FnOnce(Pid) -> Result<String>)
             Some(Message::Source(index)) => {
                 sources::serve(plan, init.pid, init.pidfd.as_fd(), &init.channel, index)
                     .doing(|| format!("mounts[{index}]"))?;
+            }
+            Some(Message::Listener(number)) => {
+                listener(init.pid, seccomp::fetch(&init.pidfd, number)?)?;
+                init.channel.send(&Message::Go(None))?;
             }
             Some(Message::Hooks) => {
                 let state = match hooks.take() {

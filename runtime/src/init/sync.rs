@@ -14,10 +14,13 @@
 //!   (hooks only)
 //!     Hooks              ──►
 //!                        ◄──    Go(state)       prestart and createRuntime ran
+//!   (a filter that makes calls wait)
+//!     Listener(number)   ──►                    of its descriptor in the child
+//!                        ◄──    Go              the agent has it
 //!     Ready              ──►                    nothing can fail any more but startContainer and execve
 //!   (run)
 //!                        ◄──    Go              the record is written
-//!   (exec: Sibling, then nothing until the end of stream)
+//!   (exec: Sibling, perhaps Listener, then nothing until the end of stream)
 //!   (create)
 //!     waits on the start fifo instead; the runtime exits
 //!   at any time
@@ -28,7 +31,7 @@
 //!
 //! Plain read(2) and write(2), as a filter may already be loaded when `Ready` is sent.
 
-use std::io::{IoSlice, IoSliceMut};
+use std::io::{IoSlice, IoSliceMut, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::sys::socket::{
@@ -43,6 +46,23 @@ use crate::log::Log;
 /// Larger messages are cut (errors) or refused (state): a sequenced packet is sent in one piece.
 const MAX_MESSAGE: usize = 64 << 10;
 
+const GO: &[u8] = b"{\"Go\":null}";
+
+/// A message that is written without allocating.
+#[derive(Debug, Default)]
+struct Short([u8; 32]);
+
+impl Short {
+    /// [`Message::Listener`] as serde_json would have it.
+    fn listener(&mut self, number: i32) -> &[u8] {
+        let mut rest = &mut self.0[..];
+        // Longer than the longest number.
+        let _ = write!(rest, "{{\"Listener\":{number}}}");
+        let left = rest.len();
+        &self.0[..self.0.len() - left]
+    }
+}
+
 /// One message of either side.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Message {
@@ -56,6 +76,8 @@ pub enum Message {
     Hooks,
     /// Child, with `--debug` only: a stage is reached.
     Note(String),
+    /// Child: calls that wait for the agent do so on this descriptor of mine.
+    Listener(i32),
     /// Child: about to execute.
     Ready,
     /// Child: it did not work.
@@ -114,10 +136,12 @@ impl Channel {
     /// # Errors
     /// What writing reported.
     pub fn send(&self, message: &Message) -> Result<()> {
-        // The two that are sent after a filter is loaded, or on every start, cost no allocation.
+        // Those that are sent after a filter is loaded, or on every start, cost no allocation.
+        let mut short = Short::default();
         let bytes: &[u8] = match message {
             Message::Ready => b"\"Ready\"",
-            Message::Go(None) => b"{\"Go\":null}",
+            Message::Go(None) => GO,
+            Message::Listener(number) => short.listener(*number),
             other => &serde_json::to_vec(other).map_err(|e| Error::new(Kind::Internal, e.to_string()))?,
         };
         if bytes.len() > MAX_MESSAGE {
@@ -125,6 +149,23 @@ impl Channel {
         }
         rustix::io::retry_on_intr(|| rustix::io::write(&self.fd, bytes)).doing(|| "send a message")?;
         Ok(())
+    }
+
+    /// Child, with a filter in force: waits for `Go` by one read(2), without allocating.
+    ///
+    /// # Errors
+    /// `Internal` when the runtime is gone.
+    pub fn wait_short_go(&self) -> Result<()> {
+        let mut buffer = [0u8; GO.len()];
+        let n = rustix::io::retry_on_intr(|| rustix::io::read(&self.fd, &mut buffer[..]))
+            .doing(|| "wait for the runtime")?;
+        if buffer.get(..n) == Some(GO) {
+            return Ok(());
+        }
+        Err(Error::new(
+            Kind::Internal,
+            "the runtime ended before the container started",
+        ))
     }
 
     /// Waits for one message; `None` at the end of the stream.
@@ -300,6 +341,10 @@ mod tests {
         let (a, b) = pair().unwrap();
         a.send(&Message::Ready).unwrap();
         assert!(matches!(b.receive().unwrap(), Some(Message::Ready)));
+        a.send(&Message::Listener(-17)).unwrap();
+        assert!(matches!(b.receive().unwrap(), Some(Message::Listener(-17))));
+        a.send(&Message::Go(None)).unwrap();
+        b.wait_short_go().unwrap();
         a.send(&Message::Go(None)).unwrap();
         assert_eq!(b.wait_go().unwrap(), None);
         a.send(&Message::Go(Some("{}".into()))).unwrap();

@@ -19,7 +19,7 @@ const MAX_INSTRUCTIONS: usize = 4096;
 /// Larger profiles are not cached.
 const MAX_PROFILE: usize = 1 << 20;
 /// Changes whenever the same profile may compile to something else.
-const CODE_VERSION: &str = "kelson-seccomp-1";
+const CODE_VERSION: &str = "kelson-seccomp-2";
 
 pub(super) struct Cache {
     dir: PathBuf,

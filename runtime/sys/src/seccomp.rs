@@ -70,3 +70,36 @@ pub fn action_available(action: u32) -> bool {
         ) == 0
     }
 }
+
+/// Whether the running kernel knows filter flags (`SECCOMP_FILTER_FLAG_*`). Nothing is loaded.
+pub fn flags_available(flags: u32) -> bool {
+    /// Waiting killably is only for those who listen.
+    const WAIT_KILLABLE_RECV: u32 = 1 << 5;
+    let flags = if flags & WAIT_KILLABLE_RECV != 0 {
+        flags | NEW_LISTENER
+    } else {
+        flags
+    };
+    // SAFETY: the kernel checks the flags first, and then fails to read a program through the null pointer.
+    let r = unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            flags as libc::c_ulong,
+            std::ptr::null::<Program>(),
+        )
+    };
+    r == -1 && io::Error::last_os_error().raw_os_error() == Some(libc::EFAULT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_flags_are_told_from_others() {
+        // SECCOMP_FILTER_FLAG_LOG since Linux 4.14, and a bit that nobody has.
+        assert!(flags_available(1 << 1));
+        assert!(!flags_available(1 << 30));
+    }
+}
