@@ -398,7 +398,7 @@ fn ancestors(dir: &Dir) -> Vec<&Path> {
     out
 }
 
-fn create_dir(dir: &mut Dir, enable_controllers: bool) -> Result<()> {
+pub(crate) fn create_dir(dir: &mut Dir, enable_controllers: bool) -> Result<()> {
     // Another container's removal may take an empty parent away between two of our steps.
     const ATTEMPTS: usize = 8;
     let mut attempt = 0;

@@ -87,6 +87,14 @@ impl DeviceRules {
         Ok(rules)
     }
 
+    /// No filter: every device that the caller may use.
+    pub fn unrestricted() -> Self {
+        Self {
+            default: Default::Allow,
+            exceptions: BTreeMap::new(),
+        }
+    }
+
     pub(crate) fn default(&self) -> Default {
         self.default
     }

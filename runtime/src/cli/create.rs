@@ -7,7 +7,6 @@ use clap::Parser;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
-use super::globals::CgroupManager;
 use super::{Context, Outcome};
 use crate::container::launch::{Console, Options, plan};
 use crate::container::lifecycle;
@@ -53,7 +52,7 @@ pub(super) struct Common {
 }
 
 impl Common {
-    pub(super) fn options(&self) -> Options {
+    pub(super) fn options(&self, context: &Context) -> Options {
         Options {
             id: self.id.clone(),
             bundle: self.bundle.clone(),
@@ -64,6 +63,8 @@ impl Common {
             preserve_fds: self.preserve_fds,
             no_pivot: self.no_pivot,
             no_new_keyring: self.no_new_keyring,
+            cgroup_manager: context.cgroup_manager,
+            rootless: context.rootless,
         }
     }
 }
@@ -76,9 +77,8 @@ pub(super) fn run(context: &Context, args: &Args) -> Outcome {
 }
 
 fn create(context: &Context, args: &Args) -> Result<()> {
-    check_cgroup_manager(context)?;
     protect()?;
-    let options = args.common.options();
+    let options = args.common.options(context);
     let plan = plan(&context.store, &context.log, &options, Console::Detached)?;
     lifecycle::prepare(&context.store, &plan, &options, true)?.created();
     Ok(())
@@ -99,20 +99,6 @@ pub(super) fn failed(command: &str, error: Error) -> Outcome {
 /// executable through it before it executes.
 pub(super) fn protect() -> Result<()> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable).doing(|| "become undumpable")
-}
-
-pub(super) fn check_cgroup_manager(context: &Context) -> Result<()> {
-    match context.cgroup_manager {
-        CgroupManager::Cgroupfs => Ok(()),
-        CgroupManager::Systemd => Err(Error::new(
-            Kind::Unsupported,
-            "--systemd-cgroup: the systemd cgroup driver is not built yet\nhint: use the cgroupfs driver",
-        )),
-        CgroupManager::Disabled => Err(Error::new(
-            Kind::Unsupported,
-            "--cgroup-manager: disabled is not built yet",
-        )),
-    }
 }
 
 /// A socket pair for the terminal's master: the child's end, and ours.

@@ -5,12 +5,14 @@ use std::fs::{self, DirBuilder, Permissions};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 
 use super::Context;
 use crate::container::Store;
+use crate::container::launch::CgroupManager;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::log::{Level, Log, Target};
+use crate::namespaces::user;
 
 /// The newest runtime-spec that is implemented.
 const OCI_VERSION: &str = "1.3.0";
@@ -39,9 +41,9 @@ pub(super) struct Globals {
     /// Same as --log-level debug
     #[arg(long)]
     debug: bool,
-    /// Who makes cgroups
+    /// Who makes cgroups: cgroupfs, systemd, or disabled (the container stays in the caller's)
     #[arg(long, value_name = "MANAGER")]
-    cgroup_manager: Option<CgroupManager>,
+    cgroup_manager: Option<String>,
     /// Same as --cgroup-manager systemd
     #[arg(long)]
     systemd_cgroup: bool,
@@ -61,17 +63,6 @@ pub(super) enum Command {
     Any(Vec<OsString>),
 }
 
-/// Who makes a container's cgroups.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum CgroupManager {
-    /// We, in the file system
-    Cgroupfs,
-    /// systemd; `linux.cgroupsPath` is slice:prefix:name
-    Systemd,
-    /// Nobody: the container stays in the caller's cgroup
-    Disabled,
-}
-
 impl Globals {
     /// Checks the values and opens the log.
     ///
@@ -80,14 +71,8 @@ impl Globals {
     pub fn context(self) -> Result<Context> {
         let log = self.log()?;
         log.open()?;
-        let manager = match (self.cgroup_manager, self.systemd_cgroup) {
-            (Some(CgroupManager::Systemd) | None, true) => CgroupManager::Systemd,
-            (Some(_), true) => {
-                return Err(invalid("--systemd-cgroup: contradicts --cgroup-manager"));
-            }
-            (manager, false) => manager.unwrap_or(CgroupManager::Cgroupfs),
-        };
-        parse_rootless(&self.rootless)?;
+        let cgroup_manager = manager(self.cgroup_manager.as_deref(), self.systemd_cgroup)?;
+        let rootless = parse_rootless(&self.rootless)?;
         let root_given = self.root.is_some();
         let root = match self.root {
             Some(root) => checked_root(&root)?,
@@ -97,7 +82,8 @@ impl Globals {
             store: Store::new(root),
             root_given,
             log,
-            cgroup_manager: manager,
+            cgroup_manager,
+            rootless,
         })
     }
 
@@ -126,6 +112,20 @@ impl Globals {
 
 fn invalid(text: impl Into<String>) -> Error {
     Error::new(Kind::Invalid, text.into())
+}
+
+fn manager(name: Option<&str>, systemd: bool) -> Result<CgroupManager> {
+    match (name, systemd) {
+        (None, false) | (Some("cgroupfs"), false) => Ok(CgroupManager::Cgroupfs),
+        (None | Some("systemd"), _) => Ok(CgroupManager::Systemd),
+        (Some("disabled"), false) => Ok(CgroupManager::Disabled),
+        (Some("cgroupfs" | "disabled"), true) => {
+            Err(invalid("--systemd-cgroup: contradicts --cgroup-manager"))
+        }
+        (Some(other), _) => Err(invalid(format!(
+            "--cgroup-manager: {other:?} is not cgroupfs, systemd or disabled"
+        ))),
+    }
 }
 
 /// `None` is `auto`. Everything that Go's strconv.ParseBool takes.
@@ -169,11 +169,11 @@ fn default_root() -> Result<PathBuf> {
     let Some(dir) = std::env::var_os("XDG_RUNTIME_DIR").filter(|d| !d.is_empty()) else {
         return Ok(run);
     };
-    let user = std::env::var_os("USER");
+    let name = std::env::var_os("USER");
     if !honours_xdg(
         nix::unistd::Uid::effective().is_root(),
-        in_user_namespace,
-        user.as_deref(),
+        user::is_nested,
+        name.as_deref(),
     ) {
         return Ok(run);
     }
@@ -196,15 +196,6 @@ fn default_root() -> Result<PathBuf> {
 /// keeps the environment of the user.
 fn honours_xdg(root: bool, in_user_namespace: impl Fn() -> bool, user: Option<&std::ffi::OsStr>) -> bool {
     !root || (in_user_namespace() && user != Some("root".as_ref()))
-}
-
-/// Whether this is another user namespace than the host's: there all ids are mapped, to themselves.
-pub(crate) fn in_user_namespace() -> bool {
-    fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| !is_whole(&map))
-}
-
-fn is_whole(map: &str) -> bool {
-    map.split_ascii_whitespace().eq(["0", "0", "4294967295"])
 }
 
 /// runc's form, with the name by which we were called.
@@ -231,6 +222,15 @@ mod tests {
     }
 
     #[test]
+    fn managers() {
+        assert_eq!(manager(None, false).unwrap(), CgroupManager::Cgroupfs);
+        assert_eq!(manager(None, true).unwrap(), CgroupManager::Systemd);
+        assert_eq!(manager(Some("systemd"), true).unwrap(), CgroupManager::Systemd);
+        assert_eq!(manager(Some("disabled"), false).unwrap(), CgroupManager::Disabled);
+        assert!(manager(Some("cgroupfs"), true).is_err() && manager(Some("x"), false).is_err());
+    }
+
+    #[test]
     fn a_root_is_absolute_and_not_the_root() {
         assert_eq!(checked_root(Path::new("/a/../b/.")).unwrap(), Path::new("/b"));
         assert!(checked_root(Path::new("x")).unwrap().is_absolute());
@@ -246,6 +246,5 @@ mod tests {
         assert!(!honours_xdg(true, || false, user("me")));
         assert!(honours_xdg(true, || true, user("me")) && honours_xdg(true, || true, None));
         assert!(!honours_xdg(true, || true, user("root")));
-        assert!(is_whole("         0          0 4294967295\n") && !is_whole("0 1000 1\n"));
     }
 }

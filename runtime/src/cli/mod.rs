@@ -28,9 +28,10 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 
 use crate::container::Store;
+use crate::container::launch::CgroupManager;
 use crate::error::{Error, Kind, Result};
 use crate::log::{self, Log};
-use globals::{CgroupManager, Command, Globals};
+use globals::{Command, Globals};
 use usage::{Takes, Usage};
 
 /// What every command gets.
@@ -41,6 +42,8 @@ pub(crate) struct Context {
     root_given: bool,
     log: Log,
     cgroup_manager: CgroupManager,
+    /// `--rootless`; `None` is auto.
+    rootless: Option<bool>,
 }
 
 /// How a command ends.

@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 
 use clap::Parser;
 
-use super::create::{Common, check_cgroup_manager, failed, protect, relay};
+use super::create::{Common, failed, protect, relay};
 use super::{Context, Outcome};
 use crate::container::launch::{Console, Plan, plan};
 use crate::container::{foreground, lifecycle};
@@ -35,9 +35,8 @@ pub(super) fn run(context: &Context, args: &Args) -> Outcome {
 }
 
 fn run_container(context: &Context, args: &Args) -> Result<u8> {
-    check_cgroup_manager(context)?;
     protect()?;
-    let options = args.common.options();
+    let options = args.common.options(context);
     let (console, receiver) = if args.detach || options.console_socket.is_some() {
         (Console::Detached, None)
     } else {

@@ -23,6 +23,18 @@ use crate::process::seal;
 use crate::seccomp::{self, Agent, Filter, Prepared};
 use crate::terminal::{self, Outlet};
 
+/// Who makes a container's cgroups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CgroupManager {
+    /// We, in the file system.
+    #[default]
+    Cgroupfs,
+    /// systemd; `linux.cgroupsPath` is slice:prefix:name.
+    Systemd,
+    /// Nobody: the container stays in the caller's cgroup.
+    Disabled,
+}
+
 /// What `create` and `run` were asked for.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
@@ -44,6 +56,10 @@ pub struct Options {
     pub no_pivot: bool,
     /// Share the caller's session keyring.
     pub no_new_keyring: bool,
+    /// Who makes cgroups.
+    pub cgroup_manager: CgroupManager,
+    /// Go on without a cgroup where permission for one is missing; `None`: if not the host's root.
+    pub rootless: Option<bool>,
 }
 
 /// Everything decided; never changed after it is made.
@@ -91,6 +107,8 @@ pub struct Plan {
     pub pivot: bool,
     /// A session keyring of its own.
     pub new_keyring: bool,
+    /// A new user namespace, made by somebody else than root.
+    pub unprivileged: bool,
     /// Where stages go.
     pub log: Log,
 }
@@ -133,7 +151,7 @@ pub fn plan(store: &Store, log: &Log, options: &Options, console: Console) -> Re
     if !namespaces.creates(Ns::Pid) {
         seal::ensure()?;
     }
-    let cgroup = Host::detect()?.container(config.linux.cgroups_path.as_deref(), &options.id)?;
+    let cgroup = cgroup_of(&config, options)?;
     let resources = config.linux.resources.as_ref();
     let devices = DeviceRules::new(resources.and_then(|r| r.devices().as_deref()).unwrap_or_default())?;
     let Prepared { filter, agent } = match &config.linux.seccomp {
@@ -166,6 +184,7 @@ pub fn plan(store: &Store, log: &Log, options: &Options, console: Console) -> Re
             .map(|rdt| intel_rdt::Prepared::new(rdt, &options.id))
             .transpose()?,
         net_devices: net_devices::decide(&config.linux.net_devices)?,
+        unprivileged: namespaces.creates(Ns::User) && !nix::unistd::Uid::effective().is_root(),
         namespaces,
         cgroup,
         devices,
@@ -185,6 +204,25 @@ pub fn plan(store: &Store, log: &Log, options: &Options, console: Console) -> Re
         config,
         process,
     })
+}
+
+fn cgroup_of(config: &Config, options: &Options) -> Result<Cgroup> {
+    match options.cgroup_manager {
+        CgroupManager::Cgroupfs => {
+            Ok(Host::detect()?.container(config.linux.cgroups_path.as_deref(), &options.id)?)
+        }
+        CgroupManager::Systemd => Err(Error::new(
+            Kind::Unsupported,
+            "--systemd-cgroup: the systemd cgroup driver is not built yet\nhint: use the cgroupfs driver",
+        )),
+        CgroupManager::Disabled => match &config.linux.resources {
+            Some(r) if kelson_cgroups::asks_for_limits(r) => Err(Error::new(
+                Kind::Invalid,
+                "linux.resources: limits need a cgroup, and --cgroup-manager is disabled",
+            )),
+            _ => Ok(Cgroup::none()),
+        },
+    }
 }
 
 fn rootfs(config: &Config, bundle: &Path) -> Result<PathBuf> {

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use kelson_cgroups::Cgroup;
+use kelson_cgroups::{Cgroup, DeviceRules};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
@@ -29,6 +29,7 @@ use crate::init::child::{self, Gate};
 use crate::init::parent::{self, Init};
 use crate::intel_rdt;
 use crate::log::{Log, rfc3339};
+use crate::namespaces::user;
 use crate::process::stat;
 use crate::seccomp::Agent;
 
@@ -82,13 +83,7 @@ pub fn prepare(store: &Store, plan: &Plan, options: &Options, wait_for_start: bo
         done: false,
     };
     fault::point("create.recorded");
-    ready.record.cgroup.create()?;
-    ready.cgroup_made = true;
-    fault::point("create.cgroup");
-    ready
-        .record
-        .cgroup
-        .apply(plan.config.linux.resources.as_ref(), &plan.devices)?;
+    make_cgroup(&mut ready, plan, options.rootless)?;
     plan.intel_rdt
         .as_ref()
         .map_or(Ok(()), intel_rdt::Prepared::make)?;
@@ -135,6 +130,41 @@ pub fn prepare(store: &Store, plan: &Plan, options: &Options, wait_for_start: bo
         write_pid_file(path, ready.record.pid)?;
     }
     Ok(ready)
+}
+
+/// The directories with their limits. Whoever lacks the permission goes on without those that would be empty anyway.
+fn make_cgroup(ready: &mut Ready, plan: &Plan, rootless: Option<bool>) -> Result<()> {
+    let linux = &plan.config.linux;
+    let cgroup = &mut ready.record.cgroup;
+    let denied = |e: &kelson_cgroups::Error| {
+        e.kind() == kelson_cgroups::Kind::Denied && rootless.unwrap_or_else(user::is_rootless)
+    };
+    match cgroup.create() {
+        Err(e) if denied(&e) => {
+            let limits = linux
+                .resources
+                .as_ref()
+                .is_some_and(kelson_cgroups::asks_for_limits);
+            if limits || linux.cgroups_path.is_some() {
+                return Err(Error::from(e)).doing(
+                    || "rootless needs no limits + no cgrouppath when no permission is granted for cgroups",
+                );
+            }
+            *cgroup = plan.cgroup.clone();
+            cgroup.create_permitted()?;
+            plan.log
+                .debug(|| format!("no permission for cgroups: {} are made", cgroup.dirs().len()));
+        }
+        other => other?,
+    }
+    ready.cgroup_made = true;
+    fault::point("create.cgroup");
+    match cgroup.apply(linux.resources.as_ref(), &plan.devices) {
+        // Nobody makes a device node in a user namespace, so the list forbids nothing there.
+        Err(e) if denied(&e) => cgroup.apply(linux.resources.as_ref(), &DeviceRules::unrestricted())?,
+        other => other?,
+    }
+    Ok(())
 }
 
 fn first_record(plan: &Plan) -> Record {
@@ -427,6 +457,10 @@ pub fn pause(store: &Store, id: &str) -> Result<()> {
     let entry = store.open(id)?;
     let record = entry.read()?;
     match entry.status(&record) {
+        Status::Running | Status::Created if record.cgroup.dirs().is_empty() => Err(Error::new(
+            Kind::Unsupported,
+            "the container has no cgroup to freeze",
+        )),
         Status::Running | Status::Created => Ok(record.cgroup.freeze(KILL_PATIENCE)?),
         other => Err(Error::new(
             Kind::Conflict,

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use kelson_cgroups::Joiner;
 use oci_spec::runtime::{Hooks, LinuxNamespaceType as Ns};
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 use super::finalize::{self, Target};
 use super::sync::{self, Channel, Message};
@@ -82,8 +83,15 @@ fn prepare(
     channel.note(&plan.log, || "child process in init()");
     let time = ns.time_offsets.as_deref().map(Offsets::open).transpose()?;
     if ns.creates(Ns::User) {
+        // An undumpable process's files in /proc are root's: an unprivileged runtime could not write its maps.
+        if plan.unprivileged {
+            set_dumpable_behavior(DumpableBehavior::Dumpable).doing(|| "let ids be mapped")?;
+        }
         channel.send(&Message::Mapped)?;
         channel.wait_go()?;
+        if plan.unprivileged {
+            set_dumpable_behavior(DumpableBehavior::NotDumpable).doing(|| "become undumpable")?;
+        }
         credentials::become_root()?;
     } else if ns.has(Ns::User) {
         credentials::become_root()?;

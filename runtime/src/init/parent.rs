@@ -115,7 +115,9 @@ pub fn start(
         rdt.group.add(init.pid.as_raw())?;
     }
     // From here, as the child may not be allowed to, and owns nothing of its own /proc entry.
-    oom::adjust(init.pid, plan.process.oom_score_adj)?;
+    if !plan.unprivileged {
+        oom::adjust(init.pid, plan.process.oom_score_adj)?;
+    }
     plan.log.debug(|| format!("first process is {}", init.pid));
     lead(plan, &mut init, hooks, listener)?;
     Ok(init)
@@ -287,6 +289,10 @@ fn lead(
 fn map(plan: &Plan, init: &Init) -> Result<()> {
     let linux = &plan.config.linux;
     plan.log.debug(|| "writing id maps");
+    if plan.unprivileged {
+        // The file is the user's for this moment only.
+        oom::adjust(init.pid, plan.process.oom_score_adj)?;
+    }
     user::write_maps(init.pid.as_raw(), &linux.uid_mappings, &linux.gid_mappings)?;
     init.channel.send(&Message::Go(None))
 }

@@ -8,6 +8,20 @@ use oci_spec::runtime::LinuxIdMapping;
 
 use crate::error::{Doing, Error, Kind, Result};
 
+/// Whether the caller is not the host's root.
+pub fn is_rootless() -> bool {
+    !nix::unistd::Uid::effective().is_root() || is_nested()
+}
+
+/// Whether this is another user namespace than the host's: there all ids are mapped, to themselves.
+pub fn is_nested() -> bool {
+    fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| !is_whole(&map))
+}
+
+fn is_whole(map: &str) -> bool {
+    map.split_ascii_whitespace().eq(["0", "0", "4294967295"])
+}
+
 /// Writes both maps of a process that waits in a new user namespace.
 ///
 /// # Errors
@@ -29,7 +43,9 @@ pub fn write_maps(pid: i32, uids: &[LinuxIdMapping], gids: &[LinuxIdMapping]) ->
 fn write_map(pid: i32, file: &str, helper: &str, list: &[LinuxIdMapping]) -> Result<()> {
     let path = format!("/proc/{pid}/{file}");
     match fs::write(&path, lines(list)) {
-        Err(e) if e.kind() == io::ErrorKind::PermissionDenied && list.iter().any(|m| m.size() > 1) => {}
+        // Only newuidmap and newgidmap, which are root's, may give others than the caller's own id.
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied && !nix::unistd::Uid::effective().is_root() => {
+        }
         other => return other.doing(|| format!("write {path}")),
     }
     let mut command = Command::new(helper);
@@ -37,7 +53,12 @@ fn write_map(pid: i32, file: &str, helper: &str, list: &[LinuxIdMapping]) -> Res
     for m in list {
         command.args([m.container_id(), m.host_id(), m.size()].map(|n| n.to_string()));
     }
-    let out = command.output().doing(|| format!("run {helper}"))?;
+    let out = command.output().doing(|| {
+        format!(
+            "run {helper} (hint: install uidmap, and give the user a range in /etc/sub{})",
+            &helper[3..6]
+        )
+    })?;
     if out.status.success() {
         return Ok(());
     }
@@ -75,6 +96,11 @@ mod tests {
             .size(size)
             .build()
             .unwrap()
+    }
+
+    #[test]
+    fn the_hosts_map_is_whole() {
+        assert!(is_whole("         0          0 4294967295\n") && !is_whole("0 1000 1\n"));
     }
 
     #[test]

@@ -2,6 +2,9 @@
 
 use std::fmt::Display;
 use std::fs;
+use std::io;
+
+use rustix::process::{DumpableBehavior, geteuid, set_dumpable_behavior};
 
 use crate::error::{Doing, Result};
 
@@ -11,6 +14,31 @@ use crate::error::{Doing, Result};
 /// `EACCES` when it is below the present one and the caller lacks `CAP_SYS_RESOURCE`.
 pub fn adjust(process: impl Display, score: Option<i32>) -> Result<()> {
     let Some(score) = score else { return Ok(()) };
-    fs::write(format!("/proc/{process}/oom_score_adj"), score.to_string())
-        .doing(|| format!("process.oomScoreAdj: set {score}"))
+    let path = format!("/proc/{process}/oom_score_adj");
+    match fs::write(&path, score.to_string()) {
+        // Engines of unprivileged users ask for what there is, which needs no right.
+        Err(e)
+            if e.kind() == io::ErrorKind::PermissionDenied
+                && fs::read_to_string(&path).is_ok_and(|now| now.trim() == score.to_string()) =>
+        {
+            Ok(())
+        }
+        other => other.doing(|| format!("process.oomScoreAdj: set {score}")),
+    }
+}
+
+/// The same for this process, which is undumpable: its file is root's then, and an unprivileged runtime must be dumpable
+/// for a moment to write it. To be called before any namespace of a container is entered.
+///
+/// # Errors
+/// As [`adjust`], and the errno of prctl.
+pub fn adjust_own(score: Option<i32>) -> Result<()> {
+    if score.is_none() || geteuid().is_root() {
+        return adjust("self", score);
+    }
+    let doing = || "process.oomScoreAdj: gain access to it";
+    set_dumpable_behavior(DumpableBehavior::Dumpable).doing(doing)?;
+    let done = adjust("self", score);
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).doing(doing)?;
+    done
 }

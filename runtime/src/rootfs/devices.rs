@@ -108,6 +108,8 @@ fn make(setup: &Setup<'_>, dir: impl AsFd, name: &Path, node: &Node<'_>) -> Resu
     let mode = Mode::from_raw_mode(node.mode & 0o7777);
     match mknodat(dir, name, node.typ, mode, makedev(node.major, node.minor)) {
         Ok(()) => {}
+        // Root of a user namespace that the runtime itself runs in.
+        Err(Errno::PERM) => return bind(dir, name, node.host),
         // One that is there already must be the one that is meant.
         Err(Errno::EXIST) if is_same(dir, name, node) => return Ok(()),
         // Docker lists some devices that a bind mount of its has put there.

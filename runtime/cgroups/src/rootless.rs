@@ -1,0 +1,85 @@
+//! What a caller without rights on cgroups can still have.
+
+use std::time::Duration;
+
+use oci_spec::runtime::LinuxResources;
+
+use crate::cgroup::{Cgroup, create_dir};
+use crate::error::{Kind, Result};
+
+impl Cgroup {
+    /// No directory at all: the container stays where its maker is.
+    pub fn none() -> Self {
+        Self { dirs: Vec::new() }
+    }
+
+    /// As [`Cgroup::create`], but leaves out every hierarchy in which the caller lacks the permission. What is left may
+    /// be nothing.
+    ///
+    /// # Errors
+    /// As [`Cgroup::create`] for any other reason; what it made is removed again.
+    pub fn create_permitted(&mut self) -> Result<()> {
+        let unified = self.is_unified();
+        let mut made = Self::none();
+        for mut dir in std::mem::take(&mut self.dirs) {
+            match create_dir(&mut dir, unified) {
+                Ok(()) => made.dirs.push(dir),
+                Err(e) if e.kind() == Kind::Denied => {}
+                Err(e) => {
+                    // The first error is the one to tell.
+                    let _ = made.remove(Duration::ZERO);
+                    return Err(e);
+                }
+            }
+        }
+        *self = made;
+        Ok(())
+    }
+}
+
+/// Whether any limit is asked for. The list of devices is none: who may not make device nodes cannot get around it.
+pub fn asks_for_limits(resources: &LinuxResources) -> bool {
+    resources.memory().is_some()
+        || resources.cpu().is_some()
+        || resources.pids().is_some()
+        || resources.block_io().is_some()
+        || resources.network().is_some()
+        || resources
+            .hugepage_limits()
+            .as_ref()
+            .is_some_and(|l| !l.is_empty())
+        || resources.rdma().as_ref().is_some_and(|m| !m.is_empty())
+        || resources.unified().as_ref().is_some_and(|m| !m.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_no_limit() {
+        let of = |text| serde_json::from_str::<LinuxResources>(text).unwrap();
+        assert!(!asks_for_limits(&of("{}")));
+        assert!(!asks_for_limits(&of(
+            r#"{"devices": [{"allow": false, "access": "rwm"}], "unified": {}}"#
+        )));
+        for text in [
+            r#"{"memory": {"limit": 1}}"#,
+            r#"{"pids": {"limit": 1}}"#,
+            r#"{"cpu": {"shares": 2}}"#,
+            r#"{"unified": {"io.max": "x"}}"#,
+        ] {
+            assert!(asks_for_limits(&of(text)), "{text}");
+        }
+    }
+
+    #[test]
+    fn without_directories_everything_is_done_at_once() {
+        let mut none = Cgroup::none();
+        none.create_permitted().unwrap();
+        none.kill_all(Duration::ZERO).unwrap();
+        none.remove(Duration::ZERO).unwrap();
+        assert!(none.is_empty().unwrap() && none.pids().unwrap().is_empty());
+        none.joiner().unwrap().join().unwrap();
+    }
+}
