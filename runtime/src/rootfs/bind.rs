@@ -11,34 +11,32 @@ use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
 
 use super::Setup;
-use super::mounts::{after_attach, attach};
+use super::mounts::{Entry, after_attach, attach};
 use super::options::Options;
 use super::resolve::Root;
 use super::target::{self, Target};
 use crate::error::{Doing, Error, Kind, Result};
 
-pub(super) fn mount(
-    setup: &Setup<'_>,
-    root: &Root,
-    index: usize,
-    entry: &Mount,
-    options: &Options,
-) -> Result<()> {
+pub(super) fn mount(setup: &Setup<'_>, root: &Root, entry: &Entry<'_>) -> Result<()> {
+    let options = &entry.options;
     if options.remount() {
         // mount(2) ignores the source of a remount, and so does runc.
-        let target = target::open(root, entry.destination(), Target::Any)?;
+        let target = target::open(root, entry.destination, Target::Any)?;
         change(&target, options)?;
         return after_attach(target.as_fd(), options);
     }
-    if options.copy_symlink && copy_symlink(root, &source_path(setup.bundle, entry), entry.destination())? {
+    if options.copy_symlink && copy_symlink(root, &source_path(setup.bundle, entry.mount), entry.destination)?
+    {
         return Ok(());
     }
-    let tree = if options.idmap.is_some() || mapped(entry) {
-        setup.open_source.call(index)?
+    let tree = if options.idmap.is_some() || mapped(entry.mount) {
+        setup.open_source.call(entry.index)?
     } else {
-        match open_source(setup.bundle, entry, options) {
+        match open_source(setup.bundle, entry.mount, options) {
             // Root of the container may not search the directories on the way; the runtime can.
-            Err(e) if setup.user_namespace && e.errno() == Some(EACCES) => setup.open_source.call(index)?,
+            Err(e) if setup.user_namespace && e.errno() == Some(EACCES) => {
+                setup.open_source.call(entry.index)?
+            }
             other => other?,
         }
     };
@@ -50,9 +48,9 @@ pub(super) fn mount(
     } else {
         Target::File
     };
-    let target = target::open(root, entry.destination(), kind)?;
-    let is_proc = is_procfs_at_proc(&tree, entry.destination());
-    target::forbid_in_proc(&target, entry.destination(), is_proc)?;
+    let target = target::open(root, entry.destination, kind)?;
+    let is_proc = is_procfs_at_proc(&tree, entry.destination);
+    target::forbid_in_proc(&target, entry.destination, is_proc)?;
     change(&tree, options)?;
     attach(tree.as_fd(), &target)?;
     after_attach(tree.as_fd(), options)

@@ -7,22 +7,21 @@ use std::path::Path;
 use kelson_cgroups::{Cgroup, Version};
 use kelson_sys::mount as attr;
 use nix::libc::{EBUSY, ENOENT, EPERM};
-use oci_spec::runtime::Mount;
 use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat, symlinkat};
 use rustix::mount::{OpenTreeFlags, open_tree};
 
-use super::mounts::{after_attach, attach, new_filesystem};
+use super::mounts::{Entry, after_attach, attach, new_filesystem};
 use super::options::{self, Attributes, Options};
 use super::resolve::Root;
 use super::target::{self, Target};
 use super::{Setup, mask};
 use crate::error::{Doing, Error, Kind, Result};
 
-pub(super) fn mount_cgroup(setup: &Setup<'_>, root: &Root, entry: &Mount, options: &Options) -> Result<()> {
+pub(super) fn mount_cgroup(setup: &Setup<'_>, root: &Root, entry: &Entry<'_>) -> Result<()> {
     let Some(cgroup) = setup.cgroup else {
         return Err(Error::new(Kind::Unsupported, "the container has no cgroup"));
     };
-    let mut options = options.clone();
+    let mut options = entry.options.clone();
     options.data.clear();
     if setup.user_namespace && !setup.cgroup_namespace {
         // What is shown then is the host's own tree, and root of the container may be who delegated a part of it
@@ -30,8 +29,8 @@ pub(super) fn mount_cgroup(setup: &Setup<'_>, root: &Root, entry: &Mount, option
         options.recursive.set |= attr::RDONLY;
         options.recursive.clear &= !attr::RDONLY;
     }
-    let target = target::open(root, entry.destination(), Target::Directory)?;
-    target::forbid_in_proc(&target, entry.destination(), false)?;
+    let target = target::open(root, entry.destination, Target::Directory)?;
+    target::forbid_in_proc(&target, entry.destination, false)?;
     let made = if cgroup.is_unified() {
         let made = unified(setup, cgroup, &options)?;
         attach(made.as_fd(), &target)?;

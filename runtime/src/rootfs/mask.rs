@@ -41,6 +41,9 @@ pub(super) fn masked_paths(root: &Root, label: Option<Label<'_>>, paths: &[Strin
     let mut null = None;
     let mut empty = None;
     for (i, path) in paths.iter().enumerate() {
+        if paths[..i].contains(path) {
+            continue;
+        }
         hide(root, label, Path::new(path), &mut null, &mut empty)
             .doing(|| format!("linux.maskedPaths[{i}]: {path}"))?;
     }

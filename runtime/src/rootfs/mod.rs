@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 
 use kelson_cgroups::Cgroup;
 use kelson_sys::mount as attr;
+use nix::libc::{MS_PRIVATE, MS_SHARED, MS_SLAVE, MS_UNBINDABLE};
 use nix::mount::{MsFlags, mount};
 use rustix::fs::CWD;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
@@ -143,86 +144,88 @@ pub fn finish(setup: &Setup<'_>, mounted: Mounted, pivot: bool) -> Result<()> {
     if pivot {
         pivot::pivot(&mounted.root)?
     } else {
-        pivot::move_root(&mounted.root)?
+        pivot::move_root(&mounted.root, &setup.rootfs)?
     }
-    let propagation = setup
-        .config
-        .linux
-        .rootfs_propagation
-        .as_deref()
-        .and_then(options::propagation);
-    if let Some(p) = propagation {
-        let flags = MsFlags::from_bits_truncate(p.flag)
-            | if p.recursive {
-                MsFlags::MS_REC
-            } else {
-                MsFlags::empty()
-            };
-        mount(None::<&str>, "/", None::<&str>, flags, None::<&str>).doing(|| "linux.rootfsPropagation")?;
+    match wanted_propagation(setup) {
+        // The others it has since the bind.
+        Some(p) if matches!(p.flag, MS_SHARED | MS_UNBINDABLE) => {
+            mount(None::<&str>, "/", None::<&str>, flags(p), None::<&str>)
+                .doing(|| "linux.rootfsPropagation")?;
+        }
+        _ => {}
     }
     Ok(())
 }
 
-/// Binds the root filesystem onto itself, private, so that it can be pivoted to and nothing leaks to the host.
+/// Binds the root filesystem onto itself, so that it can be pivoted to. It is private, but for slave propagation, with
+/// which the container sees what the host mounts there later.
 fn bind_root(setup: &Setup<'_>) -> Result<Root> {
-    let wanted = setup
-        .config
-        .linux
-        .rootfs_propagation
-        .as_deref()
-        .and_then(options::propagation);
-    let shared = wanted.is_some_and(|p| p.flag == nix::libc::MS_SHARED);
+    let wanted = wanted_propagation(setup);
     let first = match wanted {
+        // A mount that cannot be bound cannot be the one that is bound here.
+        Some(p) if p.flag == MS_UNBINDABLE => options::Propagation {
+            flag: MS_PRIVATE,
+            ..p
+        },
         // Volumes with shared propagation must stay peers of the host's mounts.
-        Some(p) => {
-            MsFlags::from_bits_truncate(p.flag)
-                | if p.recursive {
-                    MsFlags::MS_REC
-                } else {
-                    MsFlags::empty()
-                }
-        }
-        None => MsFlags::MS_SLAVE | MsFlags::MS_REC,
+        Some(p) => p,
+        None => options::Propagation {
+            flag: MS_SLAVE,
+            recursive: true,
+        },
     };
-    mount(None::<&str>, "/", None::<&str>, first, None::<&str>)
+    mount(None::<&str>, "/", None::<&str>, flags(first), None::<&str>)
         .doing(|| "change propagation of all mounts")?;
-    if shared {
-        parent_mount_private(&setup.rootfs)?;
+    if first.flag == MS_SHARED || !first.recursive {
+        let other = if first.flag == MS_SLAVE {
+            MS_SLAVE
+        } else {
+            MS_PRIVATE
+        };
+        isolate_parent(&setup.rootfs, MsFlags::from_bits_truncate(other))?;
     }
     let flags =
         OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
     let tree = open_tree(CWD, &setup.rootfs, flags)
         .doing(|| format!("root.path: open {}", setup.rootfs.display()))?;
-    let private = attr::MountAttr {
-        propagation: nix::libc::MS_PRIVATE,
-        ..Default::default()
-    };
-    attr::set_attr(&tree, false, private).doing(|| "root.path: make the mount private")?;
-    move_mount(
-        &tree,
-        "",
-        CWD,
-        &setup.rootfs,
-        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
-    )
-    .doing(|| format!("root.path: mount {}", setup.rootfs.display()))?;
+    if wanted.is_none_or(|p| p.flag != MS_SLAVE) {
+        let private = attr::MountAttr {
+            propagation: MS_PRIVATE,
+            ..Default::default()
+        };
+        attr::set_attr(&tree, false, private).doing(|| "root.path: make the mount private")?;
+    }
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    move_mount(&tree, "", CWD, &setup.rootfs, flags)
+        .doing(|| format!("root.path: mount {}", setup.rootfs.display()))?;
     Ok(Root::new(tree))
 }
 
-/// pivot_root refuses a root whose parent mount is shared. The mount that holds `path` is the first of its
-/// ancestors on which a change of propagation works: on what is no mount point it is EINVAL.
-fn parent_mount_private(path: &Path) -> Result<()> {
+fn wanted_propagation(setup: &Setup<'_>) -> Option<options::Propagation> {
+    let name = setup.config.linux.rootfs_propagation.as_deref();
+    name.and_then(options::propagation)
+}
+
+fn flags(p: options::Propagation) -> MsFlags {
+    let recursive = if p.recursive {
+        MsFlags::MS_REC
+    } else {
+        MsFlags::empty()
+    };
+    MsFlags::from_bits_truncate(p.flag) | recursive
+}
+
+/// pivot_root refuses a root whose parent mount is shared, and the bind of the root would reach the host. The mount that
+/// holds `path` is the first of its ancestors on which a change of propagation works: on what is no mount point it is
+/// EINVAL.
+fn isolate_parent(path: &Path, flag: MsFlags) -> Result<()> {
     for ancestor in path.ancestors() {
-        match mount(
-            None::<&str>,
-            ancestor,
-            None::<&str>,
-            MsFlags::MS_PRIVATE,
-            None::<&str>,
-        ) {
+        match mount(None::<&str>, ancestor, None::<&str>, flag, None::<&str>) {
             Ok(()) => return Ok(()),
             Err(nix::errno::Errno::EINVAL) => {}
-            Err(e) => return Err(e).doing(|| format!("make the mount of {} private", ancestor.display())),
+            Err(e) => {
+                return Err(e).doing(|| format!("change propagation of the mount of {}", ancestor.display()));
+            }
         }
     }
     Ok(())

@@ -21,54 +21,67 @@ use super::target::{self, Target};
 use super::{Mounted, Setup, bind, cgroup, copy_up};
 use crate::error::{Doing, Error, IntoError, Kind, Result};
 
+/// An entry with what has been decided about it.
+#[derive(Debug)]
+pub(super) struct Entry<'a> {
+    /// Its place in `mounts`.
+    pub index: usize,
+    pub mount: &'a Mount,
+    /// In the container: some callers give the path on the host, as runc allows.
+    pub destination: &'a Path,
+    pub options: Options,
+}
+
 pub(super) fn mount_entry(
     setup: &Setup<'_>,
     mounted: &mut Mounted,
     index: usize,
-    entry: &Mount,
+    mount: &Mount,
 ) -> Result<()> {
-    let options = options::parse(entry.options().as_deref().unwrap_or_default());
-    let typ = entry.typ().as_deref().unwrap_or("none");
+    let destination = mount.destination();
+    let entry = Entry {
+        index,
+        mount,
+        destination: destination.strip_prefix(&setup.rootfs).unwrap_or(destination),
+        options: options::parse(mount.options().as_deref().unwrap_or_default()),
+    };
+    let options = &entry.options;
+    let typ = mount.typ().as_deref().unwrap_or("none");
     if options.bind() {
-        return bind::mount(setup, &mounted.root, index, entry, &options);
+        return bind::mount(setup, &mounted.root, &entry);
     }
     if options.remount() {
-        let target = target::open(&mounted.root, entry.destination(), Target::Any)?;
-        return remount(&target, &options);
+        let target = target::open(&mounted.root, entry.destination, Target::Any)?;
+        return remount(&target, options);
     }
     match typ {
-        "cgroup" => cgroup::mount_cgroup(setup, &mounted.root, entry, &options),
+        "cgroup" => cgroup::mount_cgroup(setup, &mounted.root, &entry),
         "cgroup2" if setup.cgroup.is_some_and(kelson_cgroups::Cgroup::is_unified) => {
-            cgroup::mount_cgroup(setup, &mounted.root, entry, &options)
+            cgroup::mount_cgroup(setup, &mounted.root, &entry)
         }
         "proc" | "sysfs" => {
-            let target = target::open(&mounted.root, entry.destination(), Target::PlainDirectory)?;
-            target::forbid_in_proc(&target, entry.destination(), typ == "proc")?;
-            fresh(setup.label, typ, entry, &options, &target).map(drop)
+            let target = target::open(&mounted.root, entry.destination, Target::PlainDirectory)?;
+            target::forbid_in_proc(&target, entry.destination, typ == "proc")?;
+            fresh(setup.label, typ, mount, options, &target).map(drop)
         }
-        _ => filesystem(setup, mounted, typ, entry, options),
+        _ => filesystem(setup, mounted, typ, entry),
     }
 }
 
-fn filesystem(
-    setup: &Setup<'_>,
-    mounted: &mut Mounted,
-    typ: &str,
-    entry: &Mount,
-    mut options: Options,
-) -> Result<()> {
+fn filesystem(setup: &Setup<'_>, mounted: &mut Mounted, typ: &str, entry: Entry<'_>) -> Result<()> {
+    let mut options = entry.options;
     let tmpfs = typ == "tmpfs";
     if tmpfs
         && !options.data.iter().any(|d| d.starts_with("mode="))
-        && let Some(mode) = target::mode_of(&mounted.root, entry.destination())?
+        && let Some(mode) = target::mode_of(&mounted.root, entry.destination)?
     {
         // A directory keeps its mode under the tmpfs that hides it, as in runc.
         options.data.push(format!("mode={mode:o}"));
     }
-    let target = target::open(&mounted.root, entry.destination(), Target::Directory)?;
-    target::forbid_in_proc(&target, entry.destination(), false)?;
+    let target = target::open(&mounted.root, entry.destination, Target::Directory)?;
+    target::forbid_in_proc(&target, entry.destination, false)?;
     // They stay writable until mount points, devices and files in them have been made.
-    let late = (tmpfs || clean(entry.destination()) == Path::new("dev"))
+    let late = (tmpfs || clean(entry.destination) == Path::new("dev"))
         && (options.readonly() || options.recursive.set & attr::RDONLY != 0);
     if late {
         options.flags &= !MS_RDONLY;
@@ -79,7 +92,7 @@ fn filesystem(
     } else {
         None
     };
-    let fd = fresh(setup.label, typ, entry, &options, &target)?;
+    let fd = fresh(setup.label, typ, entry.mount, &options, &target)?;
     if let Some(before) = before {
         copy_up::copy(&before, &fd)?;
     }

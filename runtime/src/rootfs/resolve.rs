@@ -1,16 +1,20 @@
 //! Paths below the container's root, resolved by descriptor: whatever the image or a concurrent process makes
 //! of its symlinks, the result lies inside (`openat2` with `RESOLVE_IN_ROOT`).
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags, ResolveFlags, mkdirat, openat2};
+use rustix::fs::{Mode, OFlags, ResolveFlags, mkdirat, openat, openat2, readlinkat};
 use rustix::io::Errno;
 
 /// The kernel gives up with EAGAIN when anything on the machine is renamed or mounted during a walk with `..`;
 /// so many repeats in a row are an attack.
 const ATTEMPTS: usize = 128;
+
+/// As many symlinks as the kernel follows in a path.
+const MAX_LINKS: usize = 40;
 
 /// A container's root directory.
 #[derive(Debug)]
@@ -55,45 +59,22 @@ impl Root {
         open_below(self.as_fd(), path, OFlags::PATH | OFlags::CLOEXEC, resolve)
     }
 
-    /// A handle on the directory `path`, made with all its parents where they are missing.
+    /// A handle on the directory `path`, made with all its parents where they are missing. A symlink to what is not
+    /// there is followed: its target is made.
     ///
     /// # Errors
-    /// `ENOTDIR` when it or a parent is something else, `EEXIST` for a dangling symlink.
+    /// `ENOTDIR` when it or a parent is something else, `ELOOP` for too many symlinks.
     pub fn make_dirs(&self, path: &Path) -> Result<OwnedFd, Errno> {
-        match self.open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC) {
+        match self.directory(path) {
             Err(Errno::NOENT) => {}
             other => return other,
         }
-        let mut missing: Vec<&OsStr> = Vec::new();
-        let cleaned = clean(path);
-        let mut existing = cleaned.as_path();
-        let mut here = loop {
-            let Some(name) = existing.file_name() else {
-                break self.open(Path::new("."), OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC)?;
-            };
-            missing.push(name);
-            existing = existing.parent().unwrap_or(Path::new(""));
-            if existing.as_os_str().is_empty() {
-                continue;
-            }
-            match self.open(existing, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC) {
-                Err(Errno::NOENT) => {}
-                other => break other?,
-            }
-        };
-        for name in missing.iter().rev() {
-            match mkdirat(&here, *name, Mode::from_raw_mode(0o755)) {
-                Ok(()) | Err(Errno::EXIST) => {}
-                Err(e) => return Err(e),
-            }
-            // A name that someone turned into a symlink meanwhile is refused, not followed.
-            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            here = rustix::fs::openat(&here, *name, flags, Mode::empty())?;
-        }
-        Ok(here)
+        let (here, names) = self.missing(clean(path))?;
+        make_all(here, &names)
     }
 
-    /// A handle on the file at `path`, made empty where it is missing, with its parents.
+    /// A handle on the file at `path`, made empty where it is missing, with its parents; symlinks as in
+    /// [`Root::make_dirs`].
     ///
     /// # Errors
     /// The errno of the call that did not work.
@@ -102,18 +83,55 @@ impl Root {
             Err(Errno::NOENT) => {}
             other => return other,
         }
-        let (dir, name) = self.parent(path)?;
+        let (here, names) = self.missing(clean(path))?;
+        let (name, parents) = names.split_last().ok_or(Errno::ISDIR)?;
+        let dir = make_all(here, parents)?;
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
-        match rustix::fs::openat(&dir, &name, flags, Mode::from_raw_mode(0o755)) {
+        match openat(&dir, name, flags, Mode::from_raw_mode(0o755)) {
             Ok(_) | Err(Errno::EXIST) => {}
             Err(e) => return Err(e),
         }
-        rustix::fs::openat(
-            &dir,
-            &name,
-            OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-            Mode::empty(),
-        )
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        openat(&dir, name, flags, Mode::empty())
+    }
+
+    fn directory(&self, path: &Path) -> Result<OwnedFd, Errno> {
+        self.open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC)
+    }
+
+    /// The deepest directory on the way to `path` that is there, and the names below it that are not.
+    fn missing(&self, path: PathBuf) -> Result<(OwnedFd, Vec<OsString>), Errno> {
+        let mut path = path;
+        for _ in 0..MAX_LINKS {
+            let mut names: Vec<OsString> = path.iter().map(OsString::from).collect();
+            let mut rest = Vec::new();
+            let here = loop {
+                let existing: PathBuf = names.iter().collect();
+                match self.directory(&existing) {
+                    Err(Errno::NOENT) => rest.extend(names.pop()),
+                    other => break other?,
+                }
+                if names.is_empty() {
+                    break self.directory(Path::new("."))?;
+                }
+            };
+            rest.reverse();
+            let Some(name) = rest.first() else {
+                return Ok((here, rest));
+            };
+            let link = match readlinkat(&here, name, Vec::new()) {
+                // What is not there cannot be left again.
+                Err(Errno::NOENT) if rest.iter().all(|n| n != "..") => return Ok((here, rest)),
+                Err(Errno::INVAL) => return Err(Errno::NOTDIR),
+                other => other?,
+            };
+            // An absolute link starts over at the root: joining drops what is before it.
+            let mut next: PathBuf = names.iter().collect();
+            next.push(OsStr::from_bytes(link.as_bytes()));
+            next.extend(&rest[1..]);
+            path = next.iter().filter(|n| *n != "/").collect();
+        }
+        Err(Errno::LOOP)
     }
 
     /// The directory of `path` (made where missing), and the path's last name.
@@ -126,6 +144,20 @@ impl Root {
         let dir = self.make_dirs(cleaned.parent().unwrap_or(Path::new("")))?;
         Ok((dir, PathBuf::from(name)))
     }
+}
+
+/// Makes directories one in another.
+fn make_all(mut here: OwnedFd, names: &[OsString]) -> Result<OwnedFd, Errno> {
+    for name in names {
+        match mkdirat(&here, name, Mode::from_raw_mode(0o755)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(e) => return Err(e),
+        }
+        // A name that someone turned into a symlink meanwhile is refused, not followed.
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        here = openat(&here, name, flags, Mode::empty())?;
+    }
+    Ok(here)
 }
 
 /// The path without `.` and `..`, relative. `..` never climbs above the top.
@@ -209,6 +241,33 @@ mod tests {
         fs::write(dir.path().join("x/y"), "kept").unwrap();
         root.make_file(Path::new("/x/y")).unwrap();
         assert_eq!(fs::read(dir.path().join("x/y")).unwrap(), b"kept");
+    }
+
+    #[test]
+    fn links_to_nothing_are_made_inside() {
+        let (dir, root) = root();
+        let path = |p: &str| dir.path().join(p);
+        fs::create_dir_all(path("etc/real")).unwrap();
+        symlink("/jump/baz/hosts", path("etc/hosts")).unwrap();
+        symlink("/tmp/foo/bar", path("jump")).unwrap();
+        root.make_file(Path::new("/etc/hosts")).unwrap();
+        assert!(path("tmp/foo/bar/baz/hosts").is_file());
+        symlink("real", path("etc/alias")).unwrap();
+        symlink("../../up", path("etc/real/relative")).unwrap();
+        root.make_dirs(Path::new("/etc/alias/relative/x")).unwrap();
+        assert!(path("up/x").is_dir());
+        symlink("../../../../out", path("etc/out")).unwrap();
+        root.make_dirs(Path::new("/etc/out")).unwrap();
+        assert!(path("out").is_dir());
+        symlink("b", path("a")).unwrap();
+        symlink("a", path("b")).unwrap();
+        assert_eq!(root.make_dirs(Path::new("/a")).unwrap_err(), Errno::LOOP);
+        symlink("no/../etc", path("c")).unwrap();
+        assert_eq!(root.make_dirs(Path::new("/c")).unwrap_err(), Errno::NOENT);
+        assert_eq!(
+            root.make_dirs(Path::new("/tmp/foo/bar/baz/hosts/x")).unwrap_err(),
+            Errno::NOTDIR
+        );
     }
 
     #[test]

@@ -37,7 +37,7 @@ pub(super) fn open(root: &Root, path: &Path, kind: Target) -> Result<OwnedFd> {
             Err(Errno::LOOP) => Err(Error::new(
                 Kind::Invalid,
                 format!(
-                    "open mount point {}: must be an ordinary directory, not a symlink",
+                    "open mount point {}: procfs and sysfs must be mounted on ordinary directory, and this is a symlink",
                     path.display()
                 ),
             )),
