@@ -19,6 +19,7 @@ pub mod intel_rdt;
 pub mod log;
 pub mod lsm;
 pub mod namespaces;
+mod private_proc;
 pub mod process;
 pub mod rootfs;
 pub mod seccomp;

@@ -1,11 +1,14 @@
 //! AppArmor profile and SELinux label of the process.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
 
+use rustix::fs::OFlags;
+
 use crate::config::Process;
 use crate::error::{Doing, Result};
+use crate::private_proc;
 
 /// An attribute file of this process, opened while /proc is still the host's, and what to write to it.
 #[derive(Debug, Default)]
@@ -23,18 +26,17 @@ pub fn prepare(process: &Process) -> Result<Prepared> {
         if !apparmor_is_on() {
             return Ok(Prepared::default());
         }
-        let own = Path::new("/proc/thread-self/attr/apparmor/exec");
-        let path = if own.exists() {
-            own
-        } else {
-            Path::new("/proc/thread-self/attr/exec")
+        let text = format!("exec {profile}");
+        // A directory of its own came with Linux 5.8; without it the file is shared with other modules.
+        return match open("thread-self/attr/apparmor/exec", text.clone()) {
+            Err(e) if e.errno() == Some(nix::libc::ENOENT) => open(EXEC, text),
+            other => other,
         };
-        return open(path, format!("exec {profile}"));
     }
     if let Some(label) = process.selinux_label.as_deref().filter(|l| !l.is_empty())
         && Path::new("/sys/fs/selinux/enforce").exists()
     {
-        return open(Path::new("/proc/thread-self/attr/exec"), label.to_owned());
+        return open(EXEC, label.to_owned());
     }
     Ok(Prepared::default())
 }
@@ -51,11 +53,11 @@ fn apparmor_is_on() -> bool {
     fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|t| t.starts_with('Y'))
 }
 
-fn open(path: &Path, text: String) -> Result<Prepared> {
-    let file = OpenOptions::new()
-        .write(true)
-        .open(path)
-        .doing(|| format!("open {}", path.display()))?;
+/// The label for the next execve.
+const EXEC: &str = "thread-self/attr/exec";
+
+fn open(path: &str, text: String) -> Result<Prepared> {
+    let file = private_proc::open(Path::new(path), OFlags::WRONLY)?;
     Ok(Prepared {
         label: Some((file, text)),
     })

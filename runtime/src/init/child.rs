@@ -1,11 +1,12 @@
 //! The container's first process, from clone3 to execve.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
 use kelson_cgroups::Joiner;
 use oci_spec::runtime::{Hooks, LinuxNamespaceType as Ns};
+use rustix::fs::OFlags;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 use super::finalize::{self, Target};
@@ -17,7 +18,7 @@ use crate::namespaces::join::{self, Opened};
 use crate::namespaces::time::Offsets;
 use crate::process::{affinity, credentials, keyring};
 use crate::rootfs::{self, Setup};
-use crate::{fault, hooks, lsm, terminal};
+use crate::{fault, hooks, lsm, private_proc, terminal};
 
 /// What the first process waits on after `Ready`.
 #[derive(Debug)]
@@ -308,15 +309,16 @@ pub fn told(mut fifo: impl Read) -> Result<()> {
     }
 }
 
-/// The kernel looks parameters up by the writer's namespaces, so the host's /proc/sys changes ours.
+/// The kernel looks parameters up by the writer's namespaces, so a procfs of the host changes ours.
 fn write_sysctl(plan: &Plan) -> Result<()> {
     for (name, value) in &plan.config.linux.sysctl {
         let path = dotted(name)
             .replace('.', "\0")
             .replace('/', ".")
             .replace('\0', "/");
-        let path = Path::new("/proc/sys").join(path);
-        std::fs::write(&path, value).doing(|| format!("linux.sysctl[{name:?}]: write {value:?}"))?;
+        private_proc::open(&Path::new("sys").join(path), OFlags::WRONLY)
+            .and_then(|mut file| file.write_all(value.as_bytes()).doing(|| "write"))
+            .doing(|| format!("linux.sysctl[{name:?}]: write {value:?}"))?;
     }
     Ok(())
 }
