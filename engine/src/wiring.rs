@@ -59,6 +59,10 @@ pub fn engine_config(settings: &Settings) -> anyhow::Result<EngineConfig> {
             .max_concurrent_downloads
             .and_then(|n| usize::try_from(n).ok())
             .unwrap_or(defaults.max_concurrent_downloads),
+        max_concurrent_uploads: settings
+            .max_concurrent_uploads
+            .and_then(|n| usize::try_from(n).ok())
+            .unwrap_or(defaults.max_concurrent_uploads),
         stop_timeout: defaults.stop_timeout,
         live_restore: true,
     })

@@ -105,6 +105,8 @@ pub struct EngineConfig {
     pub registry_mirrors: Vec<String>,
     /// Layers fetched at once by one pull.
     pub max_concurrent_downloads: usize,
+    /// Layers sent at once by one push.
+    pub max_concurrent_uploads: usize,
 }
 
 impl Default for EngineConfig {
@@ -133,6 +135,7 @@ impl Default for EngineConfig {
             insecure_registries: Vec::new(),
             registry_mirrors: Vec::new(),
             max_concurrent_downloads: 3,
+            max_concurrent_uploads: 5,
         }
     }
 }

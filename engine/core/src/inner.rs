@@ -267,6 +267,7 @@ pub(crate) fn open_blocking(config: EngineConfig) -> Result<Inner> {
             insecure_registries: config.insecure_registries.clone(),
             registry_mirrors: config.registry_mirrors.clone(),
             max_concurrent_downloads: config.max_concurrent_downloads,
+            max_concurrent_uploads: config.max_concurrent_uploads,
             ..ImagesConfig::default()
         },
     )?;

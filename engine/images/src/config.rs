@@ -16,6 +16,8 @@ pub struct ImagesConfig {
     pub registry_mirrors: Vec<String>,
     /// Layers fetched and unpacked at the same time.
     pub max_concurrent_downloads: usize,
+    /// Layers one push sends at the same time.
+    pub max_concurrent_uploads: usize,
     /// Sent to registries.
     pub user_agent: String,
 }
@@ -26,6 +28,7 @@ impl Default for ImagesConfig {
             insecure_registries: Vec::new(),
             registry_mirrors: Vec::new(),
             max_concurrent_downloads: 3,
+            max_concurrent_uploads: 5,
             user_agent: concat!("kelson/", env!("CARGO_PKG_VERSION")).to_owned(),
         }
     }
@@ -38,6 +41,13 @@ pub struct PullOptions {
     pub auth: Option<Credential>,
     /// Which entry of a multi-platform image; the host's without.
     pub platform: Option<Platform>,
+}
+
+/// How to push.
+#[derive(Debug, Clone, Default)]
+pub struct PushOptions {
+    /// Who we are at the registry; anonymous without.
+    pub auth: Option<Credential>,
 }
 
 /// An operating system, architecture and its variant, in Go's names.

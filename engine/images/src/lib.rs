@@ -19,11 +19,11 @@ mod snapshots;
 mod store;
 mod unpack;
 
-pub use config::{ImagesConfig, Platform, PullOptions};
+pub use config::{ImagesConfig, Platform, PullOptions, PushOptions};
 pub use digest::{Digest, ImageId};
 pub use error::{Error, Kind, Result};
 pub use image::{HistoryEntry, Image, Layer};
 pub use progress::Progress;
 pub use remove::{InUse, Removed};
 pub use snapshots::{Access, RootFs, RootMount};
-pub use store::{EmbeddedImage, Images, ImportOptions, Loaded, Pruned, Pulled, Usage};
+pub use store::{EmbeddedImage, Images, ImportOptions, Loaded, Pruned, Pulled, Pushed, Usage};

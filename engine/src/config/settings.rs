@@ -77,6 +77,8 @@ pub struct Settings {
     pub registry_mirrors: Vec<String>,
     /// Layers pulled at a time.
     pub max_concurrent_downloads: Option<u32>,
+    /// Layers pushed at a time.
+    pub max_concurrent_uploads: Option<u32>,
     /// Default log driver.
     pub log_driver: String,
     /// Its options.
@@ -236,11 +238,6 @@ fn without_effect(f: &Flags) -> Vec<String> {
             "the overlay driver has no options yet",
         ),
         (
-            "max-concurrent-uploads",
-            f.max_concurrent_uploads.is_some(),
-            "push is not there yet",
-        ),
-        (
             "max-download-attempts",
             f.max_download_attempts.is_some(),
             "the number of attempts is fixed",
@@ -322,6 +319,7 @@ fn build(f: Flags, only: FileOnly, warnings: Vec<String>) -> Result<Settings, Co
         insecure_registries: f.insecure_registry,
         registry_mirrors: f.registry_mirror,
         max_concurrent_downloads: f.max_concurrent_downloads,
+        max_concurrent_uploads: f.max_concurrent_uploads,
         log_driver: f.log_driver.unwrap_or_else(|| "json-file".to_owned()),
         log_opts: key_values("log-opt", &f.log_opts)?,
         default_ulimits: f

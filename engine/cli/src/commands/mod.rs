@@ -41,6 +41,7 @@ pub static ALL: &[&Command] = &[
     &image::ls::COMMAND,
     &image::prune::COMMAND,
     &image::pull::COMMAND,
+    &image::push::COMMAND,
     &image::rm::COMMAND,
     &image::tag::COMMAND,
     &network::inspect::COMMAND,
@@ -61,7 +62,7 @@ pub static ALL: &[&Command] = &[
 
 /// The commands the help names first.
 pub const COMMON: &[&str] = &[
-    "run", "exec", "ps", "pull", "images", "login", "logout", "version", "info",
+    "run", "exec", "ps", "pull", "push", "images", "login", "logout", "version", "info",
 ];
 
 /// The nouns, with what they are about.

@@ -2,6 +2,7 @@
 
 pub(crate) mod changes;
 pub(crate) mod layout;
+pub(crate) mod pack;
 pub(crate) mod save;
 pub(crate) mod spool;
 pub(crate) mod tar;

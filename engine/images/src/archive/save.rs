@@ -10,7 +10,8 @@ use tar::{Builder, EntryType, Header};
 use crate::content::Content;
 use crate::digest::Digest;
 use crate::registry::manifest::{
-    Descriptor, DescriptorPlatform, Manifest, OCI_CONFIG, OCI_INDEX, OCI_MANIFEST,
+    Descriptor, DescriptorPlatform, Manifest, OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_LAYER_GZIP,
+    OCI_LAYER_ZSTD, OCI_MANIFEST,
 };
 use crate::store::BlobRef;
 use crate::{Error, Kind, Result};
@@ -126,7 +127,8 @@ fn add<W: Write>(
     Ok(())
 }
 
-fn manifest_of(item: &Item) -> Value {
+/// A manifest for an image that came without one, or whose layers lie here in another packing.
+pub(crate) fn manifest_of(item: &Item) -> Value {
     let descriptor = |media_type: &str, digest: Digest, size: u64| Descriptor {
         media_type: media_type.to_owned(),
         digest,
@@ -141,10 +143,19 @@ fn manifest_of(item: &Item) -> Value {
         layers: item
             .layers
             .iter()
-            .map(|l| descriptor(&l.media_type, l.blob, l.size))
+            .map(|l| descriptor(oci_layer(&l.media_type), l.blob, l.size))
             .collect(),
     };
     json!(manifest)
+}
+
+/// The OCI name of a layer's packing, whichever family named it.
+fn oci_layer(media_type: &str) -> &'static str {
+    match media_type {
+        t if t.ends_with("gzip") => OCI_LAYER_GZIP,
+        t if t.ends_with("zstd") => OCI_LAYER_ZSTD,
+        _ => OCI_LAYER,
+    }
 }
 
 /// One index entry for each name, as containerd reads and writes them; one without a name for an image that has none.

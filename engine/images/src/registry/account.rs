@@ -27,7 +27,7 @@ pub(crate) struct Account {
     credential: Option<Credential>,
     insecure: bool,
     /// What we want to do, where the registry does not say it itself.
-    scope: String,
+    scopes: Vec<String>,
     token: Mutex<Option<(String, Instant)>>,
 }
 
@@ -37,14 +37,14 @@ impl Account {
         config: Arc<ImagesConfig>,
         credential: Option<Credential>,
         insecure: bool,
-        scope: String,
+        scopes: Vec<String>,
     ) -> Self {
         Self {
             transport,
             config,
             credential,
             insecure,
-            scope,
+            scopes,
             token: Mutex::new(None),
         }
     }
@@ -79,8 +79,9 @@ impl Account {
                 {
                     return header(&format!("Bearer {token}")).map(Some);
                 }
-                let scope = scope.as_deref().unwrap_or(&self.scope);
-                let (token, life) = self.fetch_token(realm, service.as_deref(), scope).await?;
+                let (token, life) = self
+                    .fetch_token(realm, service.as_deref(), &self.wanted(scope.as_deref()))
+                    .await?;
                 let value = header(&format!("Bearer {token}"))?;
                 *self.token.lock().unwrap_or_else(|e| e.into_inner()) = Some((token, Instant::now() + life));
                 Ok(Some(value))
@@ -88,11 +89,20 @@ impl Account {
         }
     }
 
+    /// What the registry says the request needs, and what we know we will need beside it.
+    fn wanted<'a>(&'a self, said: Option<&'a str>) -> Vec<&'a str> {
+        let own = self.scopes.iter().map(String::as_str);
+        match said {
+            Some(said) => [said].into_iter().chain(own.skip(1)).collect(),
+            None => own.collect(),
+        }
+    }
+
     async fn fetch_token(
         &self,
         realm: &str,
         service: Option<&str>,
-        scope: &str,
+        scopes: &[&str],
     ) -> Result<(String, Duration)> {
         #[derive(Deserialize)]
         struct Answer {
@@ -111,10 +121,13 @@ impl Account {
             ));
         }
         let mut ask = Ask::get("", self.insecure);
-        let mut form = vec![("service", service.unwrap_or_default()), ("scope", scope)];
+        let mut form = vec![("service", service.unwrap_or_default())];
+        // OAuth2 wants one list, the older GET one parameter each (distribution's token specification).
+        let joined = scopes.join(" ");
         match credential {
             Some(c) if !c.identity_token.is_empty() => {
                 form.extend([
+                    ("scope", joined.as_str()),
                     ("grant_type", "refresh_token"),
                     ("refresh_token", &c.identity_token),
                     ("client_id", "docker"),
@@ -127,6 +140,7 @@ impl Account {
                 );
             }
             other => {
+                form.extend(scopes.iter().map(|scope| ("scope", *scope)));
                 if let Some(c) = other {
                     form.push(("account", &c.username));
                     ask.headers

@@ -17,7 +17,7 @@ use super::account::Account;
 use super::auth::{self, Challenge};
 use super::endpoint::Endpoint;
 use super::manifest::{self, Descriptor};
-use super::transport::{Ask, IDLE_TIMEOUT, Transport, read_body};
+use super::transport::{Ask, IDLE_TIMEOUT, Transport, parse_url, read_body, same_origin};
 use crate::config::ImagesConfig;
 use crate::digest::Digest;
 use crate::limits::{ANSWER_MAX, MANIFEST_MAX};
@@ -31,12 +31,35 @@ const RETRY_FIRST: Duration = Duration::from_millis(200);
 /// A repository at an address that answered.
 #[derive(Debug)]
 pub(crate) struct Repository {
-    transport: Arc<Transport>,
-    config: Arc<ImagesConfig>,
-    reference: Reference,
-    endpoint: Endpoint,
-    challenge: Option<Challenge>,
-    account: Account,
+    pub(super) transport: Arc<Transport>,
+    pub(super) config: Arc<ImagesConfig>,
+    pub(super) reference: Reference,
+    pub(super) endpoint: Endpoint,
+    pub(super) challenge: Option<Challenge>,
+    pub(super) account: Account,
+}
+
+/// What is to be done at the registry: what a token is asked for.
+#[derive(Debug, Clone)]
+pub(crate) enum Aim {
+    Pull,
+    /// And to read these other repositories, whose blobs can be mounted instead of sent.
+    Push(Vec<String>),
+}
+
+impl Aim {
+    fn scopes(&self, path: &str) -> Vec<String> {
+        match self {
+            Self::Pull => vec![format!("repository:{path}:pull")],
+            Self::Push(others) => {
+                let others = others.iter().map(|other| format!("repository:{other}:pull"));
+                [format!("repository:{path}:pull,push")]
+                    .into_iter()
+                    .chain(others)
+                    .collect()
+            }
+        }
+    }
 }
 
 /// A manifest or index as it came.
@@ -58,6 +81,7 @@ impl Repository {
         endpoint: Endpoint,
         reference: &Reference,
         auth: Option<&Credential>,
+        aim: &Aim,
     ) -> Result<Self> {
         let url = format!("{}/v2/", endpoint.base);
         let answer = transport
@@ -76,7 +100,7 @@ impl Repository {
             // A mirror is somebody else: the registry's password is not for it.
             auth.filter(|_| !endpoint.mirror).cloned(),
             endpoint.insecure,
-            format!("repository:{}:pull", reference.path()),
+            aim.scopes(reference.path()),
         );
         let challenge = auth::challenge_of(&answer);
         let (transport, config) = (Arc::clone(transport), Arc::clone(config));
@@ -90,7 +114,7 @@ impl Repository {
         })
     }
 
-    fn url(&self, kind: &str, what: &str) -> String {
+    pub(super) fn url(&self, kind: &str, what: &str) -> String {
         format!(
             "{}/v2/{}/{kind}/{what}",
             self.endpoint.base,
@@ -273,12 +297,21 @@ impl Repository {
         Ok(())
     }
 
-    /// Asks, with credentials as the registry wants them; a token that ran out is renewed once.
     async fn ask(&self, url: String, headers: HeaderMap) -> Result<Response<Incoming>> {
+        let mut ask = Ask::get(url, self.endpoint.insecure);
+        ask.headers = headers;
+        self.send(ask).await
+    }
+
+    /// Asks, with credentials as the registry wants them; a token that ran out is renewed once.
+    /// An upload's place may be another host's: that gets no credentials.
+    pub(super) async fn send(&self, what: Ask) -> Result<Response<Incoming>> {
+        if !same_origin(&parse_url(&what.url)?, &parse_url(&self.endpoint.base)?) {
+            return self.transport.send(what, &self.config.user_agent).await;
+        }
         let mut challenge = self.challenge.clone();
         for last in [false, true] {
-            let mut ask = Ask::get(url.clone(), self.endpoint.insecure);
-            ask.headers.clone_from(&headers);
+            let mut ask = what.clone();
             if let Some(authorization) = self.account.authorize(challenge.as_ref(), last).await? {
                 ask.headers.insert(AUTHORIZATION, authorization);
             }
@@ -348,7 +381,7 @@ impl Repository {
 }
 
 /// `CODE: message` of a registry's error body, as docker prints it; something of our own without one.
-fn explanation(body: &[u8], status: StatusCode, what: &str) -> String {
+pub(super) fn explanation(body: &[u8], status: StatusCode, what: &str) -> String {
     #[derive(Deserialize)]
     struct Body {
         errors: Vec<One>,

@@ -1,4 +1,4 @@
-//! The registry client: distribution-spec and Docker's registry v2, pull side.
+//! The registry client: distribution-spec and Docker's registry v2.
 
 mod account;
 mod auth;
@@ -6,7 +6,9 @@ mod client;
 mod endpoint;
 pub(crate) mod manifest;
 mod transport;
+mod upload;
 
-pub(crate) use client::{Fetched, Repository};
+pub(crate) use client::{Aim, Fetched, Repository};
 pub(crate) use endpoint::endpoints;
 pub(crate) use transport::Transport;
+pub(crate) use upload::Uploaded;

@@ -1,12 +1,14 @@
 //! HTTP to registries: TLS by the system's roots, deadlines on every wait, redirects that carry no credentials to another host.
 
 use std::error::Error as StdError;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, LOCATION, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri};
+use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper_rustls::HttpsConnector;
@@ -26,11 +28,15 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// Between two pieces of a body: a registry that drips slower than this is dead (or means harm).
 pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How often an upload says how far it is.
+const TOLD_EVERY: Duration = Duration::from_millis(100);
 /// An idle connection kept for the next layer.
 const POOL_IDLE: Duration = Duration::from_secs(20);
 const REDIRECTS_MAX: usize = 10;
 
-type Http = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
+/// A request's body: a few bytes, or a blob read from the disk as it is sent.
+pub(crate) type Body = UnsyncBoxBody<Bytes, std::io::Error>;
+type Http = Client<HttpsConnector<HttpConnector>, Body>;
 
 /// The two ways of speaking: with verified certificates and without. Made when first needed: reading the system's roots
 /// takes milliseconds.
@@ -44,7 +50,7 @@ pub(crate) struct Transport {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct FromElsewhere;
 
-/// One request; the body is empty but for a token's form.
+/// One request with a small body, which can be sent again after a redirect or a refused token.
 #[derive(Debug, Clone)]
 pub(crate) struct Ask {
     pub method: Method,
@@ -98,7 +104,7 @@ impl Transport {
                 }
             }
             let bad = |e: http::Error| Error::invalid(format!("ask for {url}")).caused_by(e);
-            let request = request.body(Full::new(ask.body.clone())).map_err(bad)?;
+            let request = request.body(whole(ask.body.clone())).map_err(bad)?;
             let answer = tokio::time::timeout(HEAD_TIMEOUT, client.request(request)).await;
             let answer = match answer {
                 Err(_) => return Err(unreachable(&ask.method, &url, "context deadline exceeded")),
@@ -137,6 +143,54 @@ impl Transport {
             &format!("stopped after {REDIRECTS_MAX} redirects"),
         ))
     }
+
+    /// Sends a body that cannot be sent twice; follows no redirect. `sent` counts its bytes as they leave: as long as it grows
+    /// the registry has time to answer.
+    ///
+    /// # Errors
+    /// `Unavailable`, as [`Self::send`].
+    pub async fn stream(
+        &self,
+        ask: Ask,
+        body: Body,
+        user_agent: &str,
+        sent: &AtomicU64,
+        on_bytes: impl Fn(u64),
+    ) -> Result<Response<Incoming>> {
+        let client = self.client(ask.insecure)?;
+        let url = parse_url(&ask.url)?;
+        let mut request = Request::builder().method(ask.method.clone()).uri(url.clone());
+        if let Some(slot) = request.headers_mut() {
+            slot.extend(ask.headers);
+            if let Ok(agent) = HeaderValue::from_str(user_agent) {
+                slot.insert(USER_AGENT, agent);
+            }
+        }
+        let request = request
+            .body(body)
+            .map_err(|e| Error::invalid(format!("ask for {url}")).caused_by(e))?;
+        let mut answer = std::pin::pin!(client.request(request));
+        let (mut seen, mut since) = (0, Instant::now());
+        loop {
+            match tokio::time::timeout(TOLD_EVERY, &mut answer).await {
+                Ok(done) => return done.map_err(|e| unreachable(&ask.method, &url, &explain(&e, &url))),
+                Err(_) => {
+                    let now = sent.load(Ordering::Relaxed);
+                    if now > seen {
+                        (seen, since) = (now, Instant::now());
+                        on_bytes(now);
+                    } else if since.elapsed() > IDLE_TIMEOUT {
+                        return Err(unreachable(&ask.method, &url, "context deadline exceeded"));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A small body.
+fn whole(bytes: Bytes) -> Body {
+    Full::new(bytes).map_err(|never| match never {}).boxed_unsync()
 }
 
 /// Reads a small body whole.
@@ -188,13 +242,13 @@ fn build(insecure: bool) -> Result<Http> {
         .build(connector))
 }
 
-fn parse_url(url: &str) -> Result<Uri> {
+pub(crate) fn parse_url(url: &str) -> Result<Uri> {
     url.parse()
         .map_err(|e: http::uri::InvalidUri| Error::invalid(format!("bad URL {url:?}")).caused_by(e))
 }
 
 /// A redirect's target: absolute, or a path on the same host.
-fn resolve(base: &Uri, location: &str) -> Result<Uri> {
+pub(crate) fn resolve(base: &Uri, location: &str) -> Result<Uri> {
     if location.starts_with("http://") || location.starts_with("https://") {
         return parse_url(location);
     }
@@ -210,7 +264,7 @@ fn resolve(base: &Uri, location: &str) -> Result<Uri> {
     parse_url(&format!("{scheme}://{host}{dir}/{location}"))
 }
 
-fn same_origin(a: &Uri, b: &Uri) -> bool {
+pub(crate) fn same_origin(a: &Uri, b: &Uri) -> bool {
     a.scheme() == b.scheme() && a.authority() == b.authority()
 }
 
@@ -218,6 +272,8 @@ fn unreachable(method: &Method, url: &Uri, why: &str) -> Error {
     let verb = match *method {
         Method::GET => "Get",
         Method::HEAD => "Head",
+        Method::PUT => "Put",
+        Method::PATCH => "Patch",
         _ => "Post",
     };
     Error::new(Kind::Unavailable, format!("{verb} \"{url}\": {why}"))

@@ -155,6 +155,7 @@ fn new_record(id: ImageId, manifest: Option<Digest>, layers: Vec<BlobRef>) -> Im
         id,
         manifest,
         layers,
+        packed: Vec::new(),
         stored: files::now(),
         last_used: files::now(),
     }

@@ -4,6 +4,7 @@ mod flight;
 mod inner;
 mod load;
 mod pull;
+mod push;
 mod save;
 mod state;
 
@@ -15,7 +16,7 @@ use std::time::Duration;
 use kelson_formats::Reference;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::config::{ImagesConfig, Platform, PullOptions};
+use crate::config::{ImagesConfig, Platform, PullOptions, PushOptions};
 use crate::digest::{Digest, ImageId};
 use crate::files;
 use crate::image::{HistoryEntry, Image};
@@ -24,7 +25,8 @@ use crate::remove::{self, Request};
 use crate::remove::{InUse, Removed};
 use crate::snapshots::{Access, RootFs, RootMount};
 use crate::{Error, Result};
-use inner::{Inner, blocking};
+use inner::Inner;
+pub(crate) use inner::blocking;
 pub(crate) use state::BlobRef;
 
 /// The image store. Cheap to clone; all clones are one store.
@@ -42,6 +44,17 @@ pub struct Pulled {
     pub digest: Digest,
     /// Whether the name pointed elsewhere before, or nowhere ("Downloaded newer image").
     pub newer: bool,
+}
+
+/// One name a push gave an image at its registry.
+#[derive(Debug, Clone)]
+pub struct Pushed {
+    /// The tag.
+    pub tag: String,
+    /// Digest of the manifest.
+    pub digest: Digest,
+    /// Bytes of the manifest.
+    pub size: u64,
 }
 
 /// One image of a loaded archive.
@@ -132,6 +145,20 @@ impl Images {
         progress: impl Fn(Progress) + Send + Sync,
     ) -> Result<Pulled> {
         self.pull_image(reference, options, &progress).await
+    }
+
+    /// Pushes an image under its name; all tags of a repository when the reference has none. What the registry has already is
+    /// not sent; layers that lie unpacked in the store are packed first, always to the same bytes.
+    ///
+    /// # Errors
+    /// `NotFound` for a name we do not have, `Denied` and `Unavailable` with docker's sentences.
+    pub async fn push(
+        &self,
+        reference: &Reference,
+        options: PushOptions,
+        progress: impl Fn(Progress) + Send + Sync,
+    ) -> Result<Vec<Pushed>> {
+        push::push(&self.inner, reference, &options, &progress).await
     }
 
     /// Loads `docker save`'s archive or an OCI layout in a tar, plain or compressed.

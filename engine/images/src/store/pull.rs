@@ -17,7 +17,7 @@ use crate::image::{layers_of, parse_config};
 use crate::limits::{CONFIG_MAX, INDEX_DEPTH_MAX};
 use crate::progress::Progress;
 use crate::registry::manifest::{Descriptor, Document, Manifest, choose, parse};
-use crate::registry::{Fetched, Repository, endpoints};
+use crate::registry::{Aim, Fetched, Repository, endpoints};
 use crate::{Error, Kind, Result};
 
 /// What a name leads to at the registry, verified down to the configuration.
@@ -55,14 +55,16 @@ impl Images {
             // without TLS where that is allowed.
             let mirror = endpoint.mirror;
             let auth = options.auth.as_ref();
-            let place = match Repository::connect(&inner.transport, &config, endpoint, &reference, auth).await
-            {
-                Ok(place) => Arc::new(place),
-                Err(e) => {
-                    failure = Some(e);
-                    continue;
-                }
-            };
+            let place =
+                match Repository::connect(&inner.transport, &config, endpoint, &reference, auth, &Aim::Pull)
+                    .await
+                {
+                    Ok(place) => Arc::new(place),
+                    Err(e) => {
+                        failure = Some(e);
+                        continue;
+                    }
+                };
             match resolve(&place, &reference, &what, &platform).await {
                 Ok(resolved) => {
                     progress(Progress::of(&*what, format!("Pulling from {}", reference.path())));
@@ -127,6 +129,7 @@ impl Images {
             id: resolved.manifest.config.digest,
             manifest: Some(resolved.own.digest),
             layers: resolved.layers.clone(),
+            packed: Vec::new(),
             stored: files::now(),
             last_used: files::now(),
         };

@@ -60,7 +60,8 @@ pub(super) async fn save(
     .await
 }
 
-fn item(inner: &Inner, entry: &Entry, references: Vec<Reference>) -> Result<Item> {
+/// An image with what describes it: its own manifest only where that names the blobs we have.
+pub(super) fn item(inner: &Inner, entry: &Entry, references: Vec<Reference>) -> Result<Item> {
     let record = &entry.record;
     let layers = record.layers.clone();
     let manifest = match record.manifest {

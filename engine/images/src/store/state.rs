@@ -35,6 +35,10 @@ pub(crate) struct ImageRecord {
     pub manifest: Option<Digest>,
     /// Bottom first.
     pub layers: Vec<BlobRef>,
+    /// What layers that lie here unpacked become when they are pushed: packing gives the same bytes each time, so it need
+    /// not be done again for a registry that has them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub packed: Vec<BlobRef>,
     /// Seconds since the epoch.
     pub stored: i64,
     pub last_used: i64,

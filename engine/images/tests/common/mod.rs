@@ -191,6 +191,15 @@ pub struct Registry {
 
 impl Registry {
     pub fn start() -> Self {
+        Self::start_as("")
+    }
+
+    /// For those who know a password: a line of an htpasswd file.
+    pub fn start_with_password(line: &str) -> Self {
+        Self::start_as(line)
+    }
+
+    fn start_as(password: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let config = dir.path().join("config.yml");
         let log = dir.path().join("log");
@@ -206,6 +215,16 @@ impl Registry {
                 "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}, delete: {{enabled: true}}}}\nhttp: {{addr: '{address}'}}\n",
                 dir.path().join("data").display()
             );
+            let mut text = text;
+            if !password.is_empty() {
+                let file = dir.path().join("htpasswd");
+                std::fs::write(&file, format!("{password}\n")).unwrap();
+                let _ = writeln!(
+                    text,
+                    "auth: {{htpasswd: {{realm: test, path: {}}}}}",
+                    file.display()
+                );
+            }
             std::fs::write(&config, text).unwrap();
             let mut child = Command::new("docker-registry")
                 .args(["serve", config.to_str().unwrap()])

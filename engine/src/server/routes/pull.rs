@@ -1,4 +1,4 @@
-//! Image calls that stream: pull, import, load.
+//! Image calls that stream: pull, push, import, load.
 //!
 //! The status line is not sent before the first line of progress: until then an error still has its own status, after
 //! that it is a line of the stream, as in moby.
@@ -15,7 +15,7 @@ use kelson_api::{AuthConfig, ProgressDetail, ProgressMessage};
 use kelson_core::Engine;
 use kelson_formats::Reference;
 use kelson_formats::credentials::Credential;
-use kelson_images::{ImportOptions, Platform, Progress, PullOptions};
+use kelson_images::{ImportOptions, Platform, Progress, PullOptions, PushOptions};
 use tokio::sync::mpsc;
 
 /// Lines of progress waiting for the client. Byte counts are dropped when half of it is taken, everything else has the
@@ -66,6 +66,44 @@ async fn pull(call: Call) -> Result<Reply, ApiError> {
         Ok(Vec::new())
     })
     .await
+}
+
+/// `POST /images/{name}/push`: one tag, or without one all tags of the repository.
+pub async fn push(call: Call) -> Result<Reply, ApiError> {
+    let reference = push_reference(call.var("name"), call.query.get("tag"))?;
+    let options = PushOptions {
+        auth: registry_auth(&call)?,
+    };
+    let engine = call.app.engine().await?;
+    follow(move |lines| async move {
+        let pushed = engine
+            .images()
+            .push(&reference, options, move |p| lines.progress(&p))
+            .await?;
+        let name = reference.familiar_name();
+        engine.image_event("push", &reference.familiar(), &[("name", &name)]);
+        Ok(pushed.iter().map(pushed_line).collect())
+    })
+    .await
+}
+
+/// What programs read of a push; people have read the same in the line before.
+fn pushed_line(pushed: &kelson_images::Pushed) -> ProgressMessage {
+    ProgressMessage {
+        progress_detail: Some(ProgressDetail::default()),
+        aux: Some(serde_json::json!({
+            "Tag": pushed.tag, "Digest": pushed.digest.to_string(), "Size": pushed.size,
+        })),
+        ..ProgressMessage::default()
+    }
+}
+
+fn push_reference(name: &str, tag: &str) -> Result<Reference, ApiError> {
+    let reference = Reference::parse(name)?;
+    Ok(match tag {
+        "" => reference,
+        tag => reference.with_tag(tag)?,
+    })
 }
 
 /// `tag` may be a digest. Without either, moby pulls all tags; its own CLI always sends one, and so we mean `latest`.
