@@ -8,10 +8,12 @@
 //! | [`logs`] | engine (the stdio addresses), shim (the log file) | shim, engine |
 //! | [`exit`] | shim, once, before `Wait` answers | engine |
 //! | [`error`] | shim | engine |
+//! | [`containerd`] | shim (events, metrics), containerd (options, parameters) | each other |
 //!
 //! Everything that is kept or sent carries a `format` number; see [`FORMAT`].
 
 pub mod attach;
+pub mod containerd;
 pub mod error;
 pub mod exit;
 #[allow(
@@ -25,6 +27,7 @@ mod generated;
 pub mod logs;
 pub mod serve;
 pub mod time;
+pub mod wire;
 
 /// The one `format` this crate writes. A reader accepts it and ignores fields that it does not know; a message
 /// of another format is refused by name.
