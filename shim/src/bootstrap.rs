@@ -17,17 +17,19 @@ use ttrpc::r#async::transport::Listener;
 
 use crate::attach;
 use crate::cli::say;
-use crate::container::Container;
+use crate::container::{Container, Manner, Setup};
 use crate::diagnostics;
 use crate::error::{Doing, Error, Kind, Result};
+use crate::events::Events;
 use crate::lifetime::{Counted, Lifetime};
 use crate::mounts;
 use crate::reaper::Reaper;
+use crate::registry::Registry;
 use crate::runtime::Runtime;
 use crate::service::Service;
 
 /// How long answers under way may take to be sent at the end.
-const FAREWELL: Duration = Duration::from_secs(1);
+pub(crate) const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Runs a shim until it is not needed any more.
 ///
@@ -157,7 +159,7 @@ fn inherit(params: &ServeParams) -> Result<Inherited> {
     })
 }
 
-fn join_cgroup(path: &str) -> Result<()> {
+pub(crate) fn join_cgroup(path: &str) -> Result<()> {
     let internal =
         |error: kelson_cgroups::Error| Error::new(Kind::Internal, format!("cgroup of the shim: {error}"));
     let mut cgroup = kelson_cgroups::Host::detect()
@@ -195,18 +197,21 @@ async fn start(
     let reaper = Reaper::start()?;
     let lifetime = Arc::new(Lifetime::default());
     let runtime = Runtime::new(params.runtime, &params.id, Arc::clone(&reaper));
-    let container = Container::new(
-        &params.id,
-        &params.bundle,
-        Some(params.exit_record),
+    let container = Container::new(Setup {
+        id: params.id,
+        bundle: params.bundle,
+        exit_record: Some(params.exit_record),
         runtime,
         reaper,
         ports,
-        Arc::clone(&lifetime),
-    );
+        lifetime: Arc::clone(&lifetime),
+        events: Events::default(),
+        manner: Manner::default(),
+    });
     let attach_listener = listener(attach_socket)?;
     tokio::spawn(attach::serve(attach_listener, Arc::clone(&container)));
-    let service = Service::new(container, Arc::clone(&lifetime));
+    let registry = Registry::of_one(container, Arc::clone(&lifetime));
+    let service = Service::new(registry, Arc::clone(&lifetime));
     let mut server = Server::new()
         .register_service(create_task(Arc::new(service)))
         .add_listener(counted(listener(task)?, Arc::clone(&lifetime)));
@@ -217,13 +222,13 @@ async fn start(
     Ok((server, lifetime))
 }
 
-fn listener(fd: OwnedFd) -> Result<UnixListener> {
+pub(crate) fn listener(fd: OwnedFd) -> Result<UnixListener> {
     rustix::io::ioctl_fionbio(fd.as_fd(), true).doing(|| "make a listener non-blocking".to_owned())?;
     UnixListener::from_std(fd.into()).doing(|| "watch a listener".to_owned())
 }
 
 /// Accepted connections, each counted while it lives.
-fn counted(listener: UnixListener, lifetime: Arc<Lifetime>) -> Listener {
+pub(crate) fn counted(listener: UnixListener, lifetime: Arc<Lifetime>) -> Listener {
     Listener::new(stream::unfold(
         (listener, lifetime),
         |(listener, lifetime)| async move {
@@ -242,7 +247,7 @@ fn counted(listener: UnixListener, lifetime: Arc<Lifetime>) -> Listener {
 
 /// A shim ends when its container has, not when somebody tidies up the session. Caught and not ignored: what is
 /// ignored stays ignored in the programs we start.
-fn survive_signals() -> Result<()> {
+pub(crate) fn survive_signals() -> Result<()> {
     for kind in [
         SignalKind::terminate(),
         SignalKind::interrupt(),

@@ -1,14 +1,22 @@
-//! Arguments. There is one command now; the other roles of this program come as further ones.
-use std::ffi::OsString;
+//! Arguments. The program's name decides between our engine's shim and containerd's.
+use std::ffi::{OsStr, OsString};
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 
-use crate::{bootstrap, diagnostics};
+use crate::{bootstrap, containerd, diagnostics};
 
 const USAGE: &str = "usage: kelson-shim serve < PARAMETERS\n       kelson-shim --version\n";
 
 /// Runs the command that `args` (without the program's name) ask for.
-pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
+pub fn run(program: &OsStr, args: impl Iterator<Item = OsString>) -> ExitCode {
+    let name = Path::new(program)
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy();
+    if containerd::is_name(&name) {
+        return containerd::run(&name, args);
+    }
     let args: Vec<OsString> = args.take(2).collect();
     match args.iter().map(|arg| arg.to_str()).collect::<Vec<_>>().as_slice() {
         [Some("serve")] => match bootstrap::serve() {

@@ -7,3 +7,8 @@ use kelson_shim_proto::time::Time;
 pub fn report(message: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{} {message}", Time::now());
 }
+
+/// Writes one line without a time, for a command whose caller shows it.
+pub fn say(message: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{message}");
+}

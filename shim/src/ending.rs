@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use kelson_shim_proto::FORMAT;
+use kelson_shim_proto::containerd::events::What;
 use kelson_shim_proto::exit::ExitRecord;
 use tokio::time::Instant;
 
@@ -49,25 +50,58 @@ pub async fn container_ended(container: &Container, exit: Exit) {
     {
         diagnostics::report(&error.to_string());
     }
-    container.cleanup().await;
+    // A start that is under way tells of it first, and does not meet a runtime that deletes.
+    let _verb = container.verbs.lock().await;
+    if !container.manner.stays_until_deleted {
+        container.cleanup().await;
+    }
+    end_execs(container, exit).await;
+    init.publish(exit);
+    tell(container, init, exit);
+    container.lifetime.update(|facts| facts.busy -= 1);
+}
+
+/// The end of the first process is told last.
+async fn end_execs(container: &Container, exit: Exit) {
+    let until = Instant::now() + LEFTOVERS;
     for exec in container.execs() {
-        // Reaped with the rest, or never started: no one may wait for ever.
-        if !exec.has_ended() && exec.snapshot().pid == 0 {
+        if exec.has_ended() {
+            continue;
+        }
+        if exec.snapshot().pid == 0 {
+            // Never started: no one may wait for ever.
             exec.hub.end();
             exec.publish(exit);
+        } else {
+            // Killed with the rest; its own end is under way.
+            let _ = tokio::time::timeout_at(until, exec.wait()).await;
         }
     }
-    init.publish(exit);
-    container.lifetime.update(|facts| facts.busy = false);
+}
+
+fn tell(container: &Container, process: &Process, exit: Exit) {
+    let id = if process.exec_id.is_empty() {
+        &container.id
+    } else {
+        &process.exec_id
+    };
+    let what = What::Exit {
+        process: id.clone(),
+        pid: process.snapshot().pid,
+        status: exit.status,
+        at: exit.at,
+    };
+    container.events.tell(&container.id, what);
 }
 
 /// Does everything that follows the exit of a process that `exec` added.
-pub async fn exec_ended(exec: &Process, exit: Exit) {
+pub async fn exec_ended(container: &Container, exec: &Process, exit: Exit) {
     exec.exited(exit);
     // A child of it that runs on in the background may hold its pipes for ever.
     drain(exec, || true).await;
     exec.stdin.close().await;
     exec.publish(exit);
+    tell(container, exec, exit);
 }
 
 /// Waits for the end of output: to its end, or [`DRAIN`] after `nobody_left`.

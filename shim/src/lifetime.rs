@@ -29,8 +29,10 @@ pub struct Facts {
     pub clients: usize,
     /// Those of them that have output to take; when there is no more, they go by themselves.
     pub readers: usize,
-    /// A container is being made or lives, or its end is being recorded.
-    pub busy: bool,
+    /// Containers that are being made or live, or whose end is being recorded.
+    pub busy: usize,
+    /// Containers that a client will still ask for (containerd: until each is deleted).
+    pub kept: usize,
     /// A container was made at some time.
     pub used: bool,
     /// It was deleted by a client.
@@ -56,7 +58,7 @@ impl Facts {
                 ..
             } => Some(READER_LINGER),
             Self { shutdown: true, .. } => Some(Duration::ZERO),
-            Self { busy: true, .. } => None,
+            Self { busy: 1.., .. } | Self { kept: 1.., .. } => None,
             Self {
                 deleted: true,
                 readers: 1..,
@@ -191,7 +193,7 @@ mod tests {
     #[test]
     fn never_before_the_container() {
         let busy = Facts {
-            busy: true,
+            busy: 1,
             used: true,
             ..Facts::default()
         };
@@ -204,10 +206,10 @@ mod tests {
             .patience(),
             None
         );
-        assert_eq!(Facts { busy: false, ..busy }.patience(), Some(LINGER));
+        assert_eq!(Facts { busy: 0, ..busy }.patience(), Some(LINGER));
         assert_eq!(
             Facts {
-                busy: false,
+                busy: 0,
                 clients: 1,
                 ..busy
             }
@@ -216,7 +218,7 @@ mod tests {
         );
         assert_eq!(
             Facts {
-                busy: false,
+                busy: 0,
                 deleted: true,
                 ..busy
             }

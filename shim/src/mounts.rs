@@ -23,13 +23,15 @@ pub fn own_namespace() -> Result<()> {
     nix::sched::unshare(CloneFlags::CLONE_NEWNS).doing(|| "unshare the mount namespace".to_owned())
 }
 
-/// Mounts a container's root on `target`, which is made if need be. Nothing of it is seen by the host.
-pub fn mount_root(mounts: &[Mount], target: &Path) -> Result<()> {
+/// Mounts a container's root on `target`, which is made if need be. Unless `shared`, nothing of it is seen by the host.
+pub fn mount_root(mounts: &[Mount], target: &Path, shared: bool) -> Result<()> {
     std::fs::create_dir_all(target).doing(|| format!("make {}", target.display()))?;
     if mounts.is_empty() {
         return Ok(());
     }
-    keep_to_ourselves(target)?;
+    if !shared {
+        keep_to_ourselves(target)?;
+    }
     let mut done = 0;
     let result = mounts.iter().try_for_each(|mount| {
         let target = if mount.target.is_empty() {

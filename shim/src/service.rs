@@ -2,15 +2,16 @@
 //!
 //! Every verb that changes something runs in a task of its own: the server drops a call's future when its
 //! client goes away, and a half-made container would be nobody's.
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use kelson_shim_proto::containerd::options::CheckpointOptions;
 use kelson_shim_proto::task::{
-    CloseIORequest, ConnectRequest, ConnectResponse, CreateTaskRequest, CreateTaskResponse, DeleteRequest,
-    DeleteResponse, Empty, ExecProcessRequest, KillRequest, PauseRequest, PidsRequest, PidsResponse,
-    ProcessInfo, ResizePtyRequest, ResumeRequest, ShutdownRequest, StartRequest, StartResponse, StateRequest,
-    StateResponse, Task, Timestamp, WaitRequest, WaitResponse,
+    Any, CheckpointTaskRequest, CloseIORequest, ConnectRequest, ConnectResponse, CreateTaskRequest,
+    CreateTaskResponse, DeleteRequest, DeleteResponse, Empty, ExecProcessRequest, KillRequest, PauseRequest,
+    PidsRequest, PidsResponse, ProcessInfo, ResizePtyRequest, ResumeRequest, ShutdownRequest, StartRequest,
+    StartResponse, StateRequest, StateResponse, StatsRequest, StatsResponse, Task, Timestamp,
+    UpdateTaskRequest, WaitRequest, WaitResponse,
 };
 use ttrpc::r#async::TtrpcContext;
 
@@ -19,28 +20,23 @@ use crate::error::{Error, Kind, Result};
 use crate::lifetime::Lifetime;
 use crate::process::{Described, status};
 use crate::reaper::Exit;
+use crate::registry::Registry;
 
 /// Answers for the containers of this shim.
 #[derive(Debug)]
 pub struct Service {
-    containers: HashMap<String, Arc<Container>>,
+    registry: Arc<Registry>,
     lifetime: Arc<Lifetime>,
 }
 
 impl Service {
-    /// A service for one container.
-    pub fn new(container: Arc<Container>, lifetime: Arc<Lifetime>) -> Self {
-        Self {
-            containers: HashMap::from([(container.id.clone(), container)]),
-            lifetime,
-        }
+    /// A service for the containers in `registry`.
+    pub fn new(registry: Arc<Registry>, lifetime: Arc<Lifetime>) -> Self {
+        Self { registry, lifetime }
     }
 
     fn container(&self, id: &str) -> ttrpc::Result<Arc<Container>> {
-        self.containers
-            .get(id)
-            .cloned()
-            .ok_or_else(|| Error::new(Kind::NotFound, format!("no container {id:?} in this shim")).to_ttrpc())
+        self.registry.find(id).map_err(|error| error.to_ttrpc())
     }
 
     /// Runs a verb to its end, whatever becomes of the caller.
@@ -50,8 +46,16 @@ impl Service {
         F: FnOnce(Arc<Container>) -> Fut,
         Fut: Future<Output = Result<T>> + Send + 'static,
     {
-        let task = tokio::spawn(verb(self.container(id)?));
-        match task.await {
+        self.run(self.container(id)?, verb).await
+    }
+
+    async fn run<T, F, Fut>(&self, container: Arc<Container>, verb: F) -> ttrpc::Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(Arc<Container>) -> Fut,
+        Fut: Future<Output = Result<T>> + Send + 'static,
+    {
+        match tokio::spawn(verb(container)).await {
             Ok(result) => result.map_err(|error| error.to_ttrpc()),
             Err(error) => Err(Error::new(Kind::Internal, error.to_string()).to_ttrpc()),
         }
@@ -67,25 +71,31 @@ impl Task for Service {
     ) -> ttrpc::Result<CreateTaskResponse> {
         let described = Described {
             terminal: request.terminal,
-            stdin: request.stdin,
-            stdout: request.stdout,
-            stderr: request.stderr,
+            stdin: request.stdin.clone(),
+            stdout: request.stdout.clone(),
+            stderr: request.stderr.clone(),
         };
+        let container = self
+            .registry
+            .to_create(&request)
+            .map_err(|error| error.to_ttrpc())?;
+        let registry = Arc::clone(&self.registry);
         let rootfs = request.rootfs;
+        let (bundle, checkpoint) = (request.bundle, request.checkpoint);
         let pid = self
-            .verb(&request.id, |container| async move {
-                if !request.checkpoint.is_empty() {
-                    return Err(Error::new(Kind::Unsupported, "create from a checkpoint"));
-                }
-                if !request.bundle.is_empty() && std::path::Path::new(&request.bundle) != container.bundle {
-                    let text = format!(
-                        "bundle {} is not this shim's, {}",
-                        request.bundle,
-                        container.bundle.display()
-                    );
-                    return Err(Error::new(Kind::Invalid, text));
-                }
-                container.create(&rootfs, described).await
+            .run(container, |container| async move {
+                let made = async {
+                    if !checkpoint.is_empty() {
+                        return Err(Error::new(Kind::Unsupported, "create from a checkpoint"));
+                    }
+                    if !bundle.is_empty() && std::path::Path::new(&bundle) != container.bundle {
+                        let ours = container.bundle.display();
+                        let text = format!("bundle {bundle} is not this shim's, {ours}");
+                        return Err(Error::new(Kind::Invalid, text));
+                    }
+                    container.create(rootfs, described).await
+                };
+                made.await.inspect_err(|_| registry.forget(&container))
             })
             .await?;
         Ok(CreateTaskResponse {
@@ -129,10 +139,11 @@ impl Task for Service {
     }
 
     async fn delete(&self, _: &TtrpcContext, request: DeleteRequest) -> ttrpc::Result<DeleteResponse> {
+        let registry = Arc::clone(&self.registry);
         let (pid, exit) = self
             .verb(&request.id, |container| async move {
                 if request.exec_id.is_empty() {
-                    container.delete().await
+                    container.delete().await.inspect(|_| registry.forget(&container))
                 } else {
                     container.delete_exec(&request.exec_id).await
                 }
@@ -243,12 +254,48 @@ impl Task for Service {
         Ok(Empty::new())
     }
 
+    async fn update(&self, _: &TtrpcContext, request: UpdateTaskRequest) -> ttrpc::Result<Empty> {
+        let resources = request.resources.into_option().unwrap_or_default().value;
+        self.verb(&request.id, |container| async move {
+            container.update(&resources).await
+        })
+        .await?;
+        Ok(Empty::new())
+    }
+
+    async fn checkpoint(&self, _: &TtrpcContext, request: CheckpointTaskRequest) -> ttrpc::Result<Empty> {
+        let any = request.options.into_option().unwrap_or_default();
+        let options = CheckpointOptions::decode(&any.type_url, &any.value)
+            .map_err(|error| Error::new(Kind::Invalid, error).to_ttrpc())?;
+        self.verb(&request.id, |container| async move {
+            container.checkpoint(&request.path, &options).await
+        })
+        .await?;
+        Ok(Empty::new())
+    }
+
+    async fn stats(&self, _: &TtrpcContext, request: StatsRequest) -> ttrpc::Result<StatsResponse> {
+        let container = self.container(&request.id)?;
+        let (type_url, value) = container.stats().map_err(|error| error.to_ttrpc())?;
+        let any = Any {
+            type_url: type_url.to_owned(),
+            value,
+            ..Default::default()
+        };
+        Ok(StatsResponse {
+            stats: Some(any).into(),
+            ..Default::default()
+        })
+    }
+
     async fn connect(&self, _: &TtrpcContext, request: ConnectRequest) -> ttrpc::Result<ConnectResponse> {
         // Containerd asks with an empty id when it only wants the shim's pid.
         let task_pid = if request.id.is_empty() {
             0
         } else {
-            self.container(&request.id)?.init.snapshot().pid
+            self.registry
+                .find(&request.id)
+                .map_or(0, |container| container.init.snapshot().pid)
         };
         Ok(ConnectResponse {
             shim_pid: std::process::id(),
@@ -259,8 +306,7 @@ impl Task for Service {
     }
 
     async fn shutdown(&self, _: &TtrpcContext, request: ShutdownRequest) -> ttrpc::Result<Empty> {
-        let alive = self.containers.values().any(|container| container.is_alive());
-        if alive && !request.now {
+        if !self.registry.may_end(request.now) {
             // Containerd's meaning: it asks after every Delete, and the last one counts.
             return Ok(Empty::new());
         }

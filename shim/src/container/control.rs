@@ -1,5 +1,7 @@
 //! What is done to a container that is there: signals, the freezer, looks, removal.
 use kelson_cgroups::Cgroup;
+use kelson_shim_proto::containerd::events::What;
+use kelson_shim_proto::containerd::options::CheckpointOptions;
 use nix::sys::signal::Signal;
 
 use super::Container;
@@ -30,7 +32,17 @@ impl Container {
             }
         }
         let exit = self.init.wait().await;
-        self.lifetime.update(|facts| facts.deleted = true);
+        if self.manner.stays_until_deleted {
+            self.cleanup().await;
+            let what = What::Delete {
+                pid: state.pid,
+                status: exit.status,
+                at: exit.at,
+            };
+            self.events.tell(&self.id, what);
+        } else {
+            self.lifetime.update(|facts| facts.deleted = true);
+        }
         Ok((state.pid, exit))
     }
 
@@ -79,12 +91,16 @@ impl Container {
 
     /// Freezes every process.
     pub async fn pause(&self) -> Result<()> {
-        self.freeze("pause", true).await
+        self.freeze("pause", true).await?;
+        self.events.tell(&self.id, What::Paused);
+        Ok(())
     }
 
     /// Thaws every process.
     pub async fn resume(&self) -> Result<()> {
-        self.freeze("resume", false).await
+        self.freeze("resume", false).await?;
+        self.events.tell(&self.id, What::Resumed);
+        Ok(())
     }
 
     async fn freeze(&self, command: &str, paused: bool) -> Result<()> {
@@ -107,6 +123,42 @@ impl Container {
         Ok(())
     }
 
+    /// Changes its limits: `resources` is `linux.resources` of the runtime-spec.
+    pub async fn update(&self, resources: &[u8]) -> Result<()> {
+        self.must_run()?;
+        let _verb = self.verbs.lock().await;
+        self.runtime.update(&self.bundle, resources).await
+    }
+
+    /// Writes its state to `path`, by criu.
+    pub async fn checkpoint(&self, path: &str, options: &CheckpointOptions) -> Result<()> {
+        self.must_run()?;
+        let _verb = self.verbs.lock().await;
+        self.runtime.checkpoint(&self.bundle, path, options).await?;
+        let checkpoint = path.to_owned();
+        self.events.tell(&self.id, What::Checkpointed { checkpoint });
+        Ok(())
+    }
+
+    /// Its figures, as containerd's metrics: their type and the message.
+    pub fn stats(&self) -> Result<(&'static str, Vec<u8>)> {
+        let facts = lock(&self.facts);
+        let cgroup = facts.cgroup.as_ref().filter(|cgroup| cgroup.exists());
+        let cgroup = cgroup
+            .ok_or_else(|| Error::new(Kind::NotFound, format!("container {} has no cgroup", self.id)))?;
+        Ok(crate::figures::of(cgroup))
+    }
+
+    fn must_run(&self) -> Result<()> {
+        match self.init.snapshot().phase {
+            Phase::Created | Phase::Running => Ok(()),
+            _ => Err(Error::new(
+                Kind::Precondition,
+                format!("container {} is not running", self.id),
+            )),
+        }
+    }
+
     /// Whether it has been made and its end is not recorded yet.
     pub fn is_alive(&self) -> bool {
         self.init.snapshot().phase > Phase::Announced && !self.init.has_ended()
@@ -119,13 +171,8 @@ impl Container {
 
     /// Pids of every process, in our pid namespace.
     pub async fn pids(&self) -> Result<Vec<u32>> {
-        match self.init.snapshot().phase {
-            Phase::Created | Phase::Running => self.runtime.pids(&self.bundle).await,
-            _ => Err(Error::new(
-                Kind::Precondition,
-                format!("container {} is not running", self.id),
-            )),
-        }
+        self.must_run()?;
+        self.runtime.pids(&self.bundle).await
     }
 
     /// Kills what the first process leaves, where its end does not end the others.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use kelson_cgroups::Host;
 use kelson_shim_proto::attach::Stream;
+use kelson_shim_proto::containerd::events::{Create, What};
 use kelson_shim_proto::task::Mount;
 
 use super::Container;
@@ -16,12 +17,13 @@ use crate::io::console::{CONSOLE_DEADLINE, Console, ConsoleSocket};
 use crate::io::{self, Addresses, ChildStdio, OurStdio, Sink, pump, relay};
 use crate::log_file::LogFile;
 use crate::mounts;
+use crate::oom;
 use crate::process::{Described, Phase, Process};
 use crate::reaper::Exit;
 
 impl Container {
     /// Makes the container; its first process waits for [`Container::start`]. Returns its pid.
-    pub async fn create(self: &Arc<Self>, rootfs: &[Mount], described: Described) -> Result<u32> {
+    pub async fn create(self: &Arc<Self>, rootfs: Vec<Mount>, described: Described) -> Result<u32> {
         if self.init.begin(Some(described.clone())).is_err() {
             return Err(Error::new(
                 Kind::AlreadyExists,
@@ -30,24 +32,27 @@ impl Container {
         }
         let _verb = self.verbs.lock().await;
         self.lifetime
-            .update(|facts| (facts.busy, facts.used) = (true, true));
+            .update(|facts| (facts.busy, facts.used) = (facts.busy + 1, true));
         match self.try_create(rootfs, &described).await {
             Ok(pid) => Ok(pid),
             Err(error) => {
-                // The runtime cleans up after itself; what it could not (it was killed) is removed by force.
-                let _ = self.runtime.simple(&self.bundle, &["delete", "--force"]).await;
+                // The runtime cleans up after itself; what it could not (it was killed) is removed by force. What was
+                // there before under this id is somebody else's.
+                if error.kind != Kind::AlreadyExists {
+                    let _ = self.runtime.simple(&self.bundle, &["delete", "--force"]).await;
+                }
                 ending::clean_bundle(&self.bundle);
                 self.init.give_back();
-                self.lifetime.update(|facts| facts.busy = false);
+                self.lifetime.update(|facts| facts.busy -= 1);
                 Err(error)
             }
         }
     }
 
-    async fn try_create(self: &Arc<Self>, rootfs: &[Mount], described: &Described) -> Result<u32> {
+    async fn try_create(self: &Arc<Self>, rootfs: Vec<Mount>, described: &Described) -> Result<u32> {
         let addresses = Addresses::parse(&described.stdin, &described.stdout, &described.stderr)?;
         self.read_config()?;
-        mounts::mount_root(rootfs, &self.bundle.join("rootfs"))?;
+        mounts::mount_root(&rootfs, &self.bundle.join("rootfs"), self.manner.shares_mounts)?;
         // Armed before there is anything that could end: a status that comes before the pid is known is kept.
         let _expecting = self.reaper.expecting();
         let (child, ours, socket) = self.stdio(described.terminal, &addresses, &self.bundle)?;
@@ -64,25 +69,59 @@ impl Container {
         if let Err(error) = connect(&self.init, log, ours, console).await {
             diagnostics::report(&error.to_string());
         }
+        let made = self.init.snapshot().pid;
+        self.note_cgroup(pid);
+        self.tell_created(rootfs, described, made);
         let container = Arc::clone(self);
         tokio::spawn(async move {
             let exit = exit.await.unwrap_or_else(|_| Exit::unknown());
             ending::container_ended(&container, exit).await;
         });
-        Ok(self.init.snapshot().pid)
+        Ok(made)
+    }
+
+    fn tell_created(&self, rootfs: Vec<Mount>, described: &Described, pid: u32) {
+        let create = Create {
+            bundle: self.bundle.display().to_string(),
+            rootfs,
+            stdin: described.stdin.clone(),
+            stdout: described.stdout.clone(),
+            stderr: described.stderr.clone(),
+            terminal: described.terminal,
+            checkpoint: String::new(),
+            pid,
+        };
+        self.events.tell(&self.id, What::Create(Box::new(create)));
     }
 
     fn read_config(&self) -> Result<()> {
         let config = Config::read(&self.bundle.join("config.json"))?;
-        let cgroup = Host::detect()
-            .and_then(|host| host.container(config.cgroups_path(), &self.id))
-            .map_err(|error| diagnostics::report(&format!("cgroup of {}: {error}", self.id)))
-            .ok();
+        // Systemd chooses the directories; they are known by the process in them (see `note_cgroup`).
+        let by_systemd = self.runtime.by_systemd();
+        let cgroup = (!by_systemd).then(|| {
+            Host::detect()
+                .and_then(|host| host.container(config.cgroups_path(), &self.id))
+                .map_err(|error| diagnostics::report(&format!("cgroup of {}: {error}", self.id)))
+                .ok()
+        });
         let mut facts = lock(&self.facts);
-        facts.cgroup = cgroup;
+        facts.cgroup = cgroup.flatten();
         facts.own_pid_namespace = config.has_own_pid_namespace();
         facts.cleaned = false;
         Ok(())
+    }
+
+    /// Learns the cgroup from the process that was made, and listens for its memory running out where somebody is told.
+    fn note_cgroup(&self, pid: i32) {
+        if self.runtime.by_systemd() {
+            let found = Host::detect().map(|host| oom::cgroup_of(&host, pid));
+            lock(&self.facts).cgroup = found.ok().flatten();
+        }
+        if self.events.has_listener()
+            && let Some(cgroup) = lock(&self.facts).cgroup.as_ref()
+        {
+            oom::watch(&self.id, cgroup, &self.events);
+        }
     }
 
     pub(super) fn stdio(
@@ -98,7 +137,7 @@ impl Container {
                 Some(ConsoleSocket::bind(dir, "console.sock")?),
             ));
         }
-        let (child, ours) = io::pipes(addresses)?;
+        let (child, ours) = io::pipes(addresses, self.manner.io_owner)?;
         Ok((child, ours, None))
     }
 
@@ -152,6 +191,7 @@ impl Container {
         lock(&self.forwarders).start();
         self.runtime.simple(&self.bundle, &["start"]).await?;
         self.init.running();
+        self.events.tell(&self.id, What::Start { pid: before.pid });
         Ok(before.pid)
     }
 }

@@ -2,6 +2,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use kelson_shim_proto::containerd::events::What;
+
 use super::create::connect;
 use super::{Added, Container, MAX_EXECS};
 use crate::diagnostics;
@@ -33,8 +35,12 @@ impl Container {
                 format!("container {} has already ended", self.id),
             ));
         }
+        let spec = with_terminal(spec, described.terminal)?;
         let process = Process::new(exec_id, described);
         execs.insert(exec_id.to_owned(), Arc::new(Added { process, spec }));
+        drop(execs);
+        let exec_id = exec_id.to_owned();
+        self.events.tell(&self.id, What::ExecAdded { exec_id });
         Ok(())
     }
 
@@ -73,12 +79,18 @@ impl Container {
         if let Err(error) = connect(process, log, ours, console).await {
             diagnostics::report(&error.to_string());
         }
-        let process = Arc::clone(process);
+        let made = process.snapshot().pid;
+        let started = What::ExecStarted {
+            exec_id: process.exec_id.clone(),
+            pid: made,
+        };
+        self.events.tell(&self.id, started);
+        let (container, process) = (Arc::clone(self), Arc::clone(process));
         tokio::spawn(async move {
             let exit = exit.await.unwrap_or_else(|_| Exit::unknown());
-            ending::exec_ended(&process, exit).await;
+            ending::exec_ended(&container, &process, exit).await;
         });
-        Ok(added.process.snapshot().pid)
+        Ok(made)
     }
 
     /// A process by its exec id; empty for the first one.
@@ -128,4 +140,18 @@ impl Container {
         lock(&self.execs).remove(exec_id);
         Ok((state.pid, exit))
     }
+}
+
+/// The process to run, with the terminal that the call asks for; the two may differ, and the call counts.
+fn with_terminal(spec: Vec<u8>, terminal: bool) -> Result<Vec<u8>> {
+    let invalid = |what: String| Error::new(Kind::Invalid, format!("spec of the exec: {what}"));
+    let mut value: serde_json::Value = serde_json::from_slice(&spec).map_err(|e| invalid(e.to_string()))?;
+    let process = value
+        .as_object_mut()
+        .ok_or_else(|| invalid("not an object".to_owned()))?;
+    if process.get("terminal").and_then(serde_json::Value::as_bool) == Some(terminal) {
+        return Ok(spec);
+    }
+    process.insert("terminal".to_owned(), terminal.into());
+    serde_json::to_vec(&value).map_err(|e| invalid(e.to_string()))
 }

@@ -12,6 +12,7 @@ use std::os::fd::OwnedFd;
 
 use kelson_shim_proto::attach::Stream;
 use kelson_shim_proto::logs::{Input, Output};
+use rustix::fs::{Gid, Uid};
 use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -96,11 +97,12 @@ pub enum Sink {
     Relay(Dest),
 }
 
-/// Makes both ends for a process without a terminal.
-pub fn pipes(addresses: &Addresses) -> Result<(ChildStdio, OurStdio)> {
+/// Makes both ends for a process without a terminal. The pipes are `owner`'s, a user and a group, if there is one: a
+/// process that is not root may open its own `/dev/stdout` again only if it owns what is behind it.
+pub fn pipes(addresses: &Addresses, owner: Option<(u32, u32)>) -> Result<(ChildStdio, OurStdio)> {
     let mut ours = OurStdio::default();
     let mut input = || {
-        let (read, write) = pipe()?;
+        let (read, write) = owned_pipe(owner)?;
         ours.stdin = Some(write);
         Ok(read)
     };
@@ -120,7 +122,7 @@ pub fn pipes(addresses: &Addresses) -> Result<(ChildStdio, OurStdio)> {
         let Some(sink) = sink(address)? else {
             return null(true);
         };
-        let (read, write) = pipe()?;
+        let (read, write) = owned_pipe(owner)?;
         ours.outputs.push((stream, read, sink));
         Ok(write)
     };
@@ -169,8 +171,14 @@ fn watch(fd: OwnedFd, interest: Interest, what: &'static str) -> Result<AsyncFd<
         .doing(|| format!("watch {what}"))
 }
 
-fn pipe() -> Result<(OwnedFd, OwnedFd)> {
-    pipe_with(PipeFlags::CLOEXEC).doing(|| "make a pipe".to_owned())
+fn owned_pipe(owner: Option<(u32, u32)>) -> Result<(OwnedFd, OwnedFd)> {
+    let (read, write) = pipe_with(PipeFlags::CLOEXEC).doing(|| "make a pipe".to_owned())?;
+    if let Some((user, group)) = owner {
+        // Both ends are one inode.
+        rustix::fs::fchown(&read, Some(Uid::from_raw(user)), Some(Gid::from_raw(group)))
+            .doing(|| format!("give a pipe of stdio to {user}:{group}"))?;
+    }
+    Ok((read, write))
 }
 
 fn null(write: bool) -> Result<OwnedFd> {

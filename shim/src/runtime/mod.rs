@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use kelson_shim_proto::containerd::options::CheckpointOptions;
 use kelson_shim_proto::error::{COMMAND_NOT_EXECUTABLE, COMMAND_NOT_FOUND, Detail};
 use kelson_shim_proto::serve::RuntimeParams;
 use rustix::process::{Pid, Signal, kill_process};
@@ -28,10 +29,24 @@ const MAX_STDOUT: u64 = 1024 * 1024;
 /// The most that is read of a runtime's log after a failure, in bytes from its end.
 const MAX_LOG: u64 = 64 * 1024;
 
+/// Arguments that only some callers ask for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Extras {
+    /// `create --no-pivot`.
+    pub no_pivot: bool,
+    /// `create --no-new-keyring`.
+    pub no_new_keyring: bool,
+    /// `--criu PATH` of checkpoint, if not empty.
+    pub criu: String,
+    /// criu's working directory, if not empty.
+    pub criu_work: String,
+}
+
 /// How to call one OCI runtime for one container.
 #[derive(Debug)]
 pub struct Runtime {
     params: RuntimeParams,
+    extras: Extras,
     id: String,
     reaper: Arc<Reaper>,
 }
@@ -54,9 +69,20 @@ impl Runtime {
     pub fn new(params: RuntimeParams, id: &str, reaper: Arc<Reaper>) -> Self {
         Self {
             params,
+            extras: Extras::default(),
             id: id.to_owned(),
             reaper,
         }
+    }
+
+    /// With arguments that only some callers ask for.
+    pub fn with_extras(self, extras: Extras) -> Self {
+        Self { extras, ..self }
+    }
+
+    /// Whether systemd makes the cgroups.
+    pub fn by_systemd(&self) -> bool {
+        self.params.systemd_cgroup
     }
 
     /// `create`: makes the container; its first process waits for `start`. Returns its pid.
@@ -64,9 +90,36 @@ impl Runtime {
         let pid_file = bundle.join("init.pid");
         let mut args: Vec<OsString> = vec!["create".into(), "--bundle".into(), bundle.into()];
         push_pid_file_and_console(&mut args, &pid_file, console);
+        if self.extras.no_pivot {
+            args.push("--no-pivot".into());
+        }
+        if self.extras.no_new_keyring {
+            args.push("--no-new-keyring".into());
+        }
         args.push(self.id.clone().into());
         self.call(&bundle.join("log.json"), &args, stdio).await?;
         read_pid(&pid_file)
+    }
+
+    /// `update`: new limits, in the runtime-spec's JSON.
+    pub async fn update(&self, bundle: &Path, resources: &[u8]) -> Result<()> {
+        let doing = || "hand resources to the runtime".to_owned();
+        let file = rustix::fs::memfd_create(c"resources", rustix::fs::MemfdFlags::CLOEXEC).doing(doing)?;
+        let mut file = std::fs::File::from(file);
+        std::io::Write::write_all(&mut file, resources).doing(doing)?;
+        std::io::Seek::rewind(&mut file).doing(doing)?;
+        let mut stdio = ChildStdio::null()?;
+        stdio.stdin = file.into();
+        let args = ["update", "--resources", "-"].map(OsString::from);
+        let args = [&args[..], &[self.id.clone().into()]].concat();
+        self.call(&bundle.join("log.json"), &args, stdio).await
+    }
+
+    /// `checkpoint`: writes the container's state to `path`.
+    pub async fn checkpoint(&self, bundle: &Path, path: &str, options: &CheckpointOptions) -> Result<()> {
+        let args = checkpoint_args(path, options, &self.extras, &self.id);
+        self.call(&bundle.join("log.json"), &args, ChildStdio::null()?)
+            .await
     }
 
     /// `exec`: starts one more process from the spec at `process`. Returns its pid.
@@ -184,6 +237,9 @@ impl Runtime {
         if self.params.systemd_cgroup {
             command.arg("--systemd-cgroup");
         }
+        if !self.extras.criu.is_empty() && args.first().is_some_and(|verb| verb == "checkpoint") {
+            command.arg("--criu").arg(&self.extras.criu);
+        }
         command.args(args).current_dir("/");
         command
             .stdin(Stdio::from(stdio.stdin))
@@ -227,6 +283,47 @@ impl Runtime {
             None => error,
         }
     }
+}
+
+/// The arguments of `checkpoint`.
+fn checkpoint_args(path: &str, options: &CheckpointOptions, extras: &Extras, id: &str) -> Vec<OsString> {
+    let mut args = vec!["checkpoint".to_owned()];
+    let image = if path.is_empty() {
+        &options.image_path
+    } else {
+        path
+    };
+    let work = if options.work_path.is_empty() {
+        &extras.criu_work
+    } else {
+        &options.work_path
+    };
+    for (name, value) in [
+        ("--image-path", image),
+        ("--work-path", work),
+        ("--parent-path", &options.parent_path),
+        ("--manage-cgroups-mode", &options.cgroups_mode),
+    ] {
+        if !value.is_empty() {
+            args.extend([name.to_owned(), value.to_owned()]);
+        }
+    }
+    for (name, set) in [
+        ("--leave-running", !options.exit),
+        ("--tcp-established", options.open_tcp),
+        ("--ext-unix-sk", options.external_unix_sockets),
+        ("--shell-job", options.terminal),
+        ("--file-locks", options.file_locks),
+    ] {
+        if set {
+            args.push(name.to_owned());
+        }
+    }
+    for namespace in &options.empty_namespaces {
+        args.extend(["--empty-ns".to_owned(), namespace.clone()]);
+    }
+    args.push(id.to_owned());
+    args.into_iter().map(OsString::from).collect()
 }
 
 fn push_pid_file_and_console(args: &mut Vec<OsString>, pid_file: &Path, console: Option<&Path>) {
@@ -289,6 +386,24 @@ fn last_error(text: &[u8]) -> Option<LogLine> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn checkpoint_options_become_flags() {
+        let options = CheckpointOptions {
+            open_tcp: true,
+            image_path: "/i".into(),
+            empty_namespaces: vec!["network".into()],
+            ..CheckpointOptions::default()
+        };
+        let extras = Extras {
+            criu_work: "/w".into(),
+            ..Extras::default()
+        };
+        let words = |path: &str| checkpoint_args(path, &options, &extras, "c").join(OsStr::new(" "));
+        let rest = "--work-path /w --leave-running --tcp-established --empty-ns network c";
+        assert_eq!(words(""), *format!("checkpoint --image-path /i {rest}"));
+        assert_eq!(words("/p"), *format!("checkpoint --image-path /p {rest}"));
+    }
 
     #[test]
     fn the_last_error_line_counts() {
