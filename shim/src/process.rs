@@ -50,6 +50,8 @@ struct State {
     pid: u32,
     pidfd: Option<OwnedFd>,
     console: Option<Arc<Console>>,
+    /// Columns and rows that were asked for before there was a terminal.
+    size: Option<(u32, u32)>,
     exit: Option<Exit>,
 }
 
@@ -136,6 +138,10 @@ impl Process {
         state.pid = u32::try_from(pid).unwrap_or(0);
         // Not there any more: its exit is on the way, and signals answer that it has ended.
         state.pidfd = Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+        if let (Some(console), Some((columns, rows))) = (&console, state.size.take()) {
+            // The process may have ended; then there is nobody to care.
+            let _ = console.resize(columns, rows);
+        }
         state.console = console;
     }
 
@@ -207,12 +213,21 @@ impl Process {
         }
     }
 
-    /// Its terminal.
-    pub fn console(&self) -> Result<Arc<Console>> {
-        lock(&self.state)
-            .console
-            .clone()
-            .ok_or_else(|| Error::new(Kind::Precondition, format!("{} has no terminal", self.name())))
+    /// Sets the size of its terminal, which it may not have yet.
+    pub fn resize(&self, columns: u32, rows: u32) -> Result<()> {
+        let mut state = lock(&self.state);
+        match &state.console {
+            Some(console) => console.resize(columns, rows),
+            // Once it has ended there is nobody to care.
+            None if state.described.terminal => {
+                state.size = Some((columns, rows));
+                Ok(())
+            }
+            None => {
+                let text = format!("{} has no terminal", self.name());
+                Err(Error::new(Kind::Precondition, text))
+            }
+        }
     }
 
     /// For messages.

@@ -237,8 +237,7 @@ impl Task for Service {
         let container = self.container(&request.id)?;
         container
             .process(&request.exec_id)
-            .and_then(|process| process.console())
-            .and_then(|console| console.resize(request.width, request.height))
+            .and_then(|process| process.resize(request.width, request.height))
             .map_err(|error| error.to_ttrpc())?;
         Ok(Empty::new())
     }

@@ -83,6 +83,27 @@ pub fn listen(path: &Path) -> Result<Option<UnixListener>> {
     Ok(None)
 }
 
+/// The file in a bundle that says where its shim listens. Containerd 1.6 finds a shim again by it.
+const FILE: &str = "address";
+
+/// Says in `bundle` that its shim listens at `url`.
+pub fn remember(bundle: &Path, url: &str) -> Result<()> {
+    let file = bundle.join(FILE);
+    std::fs::write(&file, url).doing(|| format!("write {}", file.display()))
+}
+
+/// Removes the socket of a shim that is dead.
+pub fn forget(bundle: &Path) {
+    let Ok(url) = std::fs::read_to_string(bundle.join(FILE)) else {
+        return;
+    };
+    if let Some(path) = url.trim().strip_prefix("unix://")
+        && UnixStream::connect(path).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+    {
+        let _ = std::fs::remove_file(path);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,11 +2,11 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use kelson_shim_proto::containerd::options::Options;
 use kelson_shim_proto::exit::ExitRecord;
 use kelson_shim_proto::time::Time;
 use kelson_shim_proto::wire::Writer;
 
+use super::address;
 use super::argv::Argv;
 use super::maker::{EXIT_FILE, OPTIONS_FILE, runtime_params};
 use crate::cli::say;
@@ -29,6 +29,7 @@ pub fn run(argv: &Argv) -> Result<()> {
     }
     kill_rest(&bundle, &argv.id);
     mounts::unmount_root(&bundle.join("rootfs"));
+    address::forget(&bundle);
     say(&answer(record.as_ref(), Time::now()));
     Ok(())
 }
@@ -46,7 +47,7 @@ fn remove(bundle: &Path, argv: &Argv) -> Result<()> {
     let options = std::fs::read(bundle.join(OPTIONS_FILE))
         .ok()
         .and_then(|text| serde_json::from_slice(&text).ok())
-        .unwrap_or_else(Options::default);
+        .unwrap_or_default();
     let params = runtime_params(&options, &argv.namespace)?;
     let mut command = Command::new(&params.path);
     command

@@ -1,0 +1,673 @@
+//! The shim under Debian's containerd, driven by `ctr`: in a mount namespace with a `/run` of its own, so that neither
+//! finds, nor leaves, anything outside.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
+
+use std::fs;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// How long anything may take before a test fails.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Containerd and its files.
+struct Daemon {
+    dir: tempfile::TempDir,
+    /// Keeps the mount namespace while containerd restarts.
+    holder: Child,
+    containerd: Option<Child>,
+    ids: std::cell::Cell<u32>,
+}
+
+fn program(name: &str) -> Option<PathBuf> {
+    ["/usr/bin", "/usr/sbin", "/usr/local/bin"]
+        .iter()
+        .map(|dir| Path::new(dir).join(name))
+        .find(|path| path.exists())
+}
+
+/// What is to be run, or why it cannot be.
+fn needed() -> Result<PathBuf, String> {
+    if fs::metadata("/proc/self").is_ok_and(|meta| std::os::unix::fs::MetadataExt::uid(&meta) != 0) {
+        return Err("needs root".to_owned());
+    }
+    for name in ["containerd", "ctr", "unshare", "nsenter", "busybox"] {
+        program(name).ok_or_else(|| format!("{name} is not installed"))?;
+    }
+    if let Some(path) = std::env::var_os("KELSON_RUNTIME") {
+        return Ok(path.into());
+    }
+    let ours = Path::new(env!("CARGO_BIN_EXE_kelson-shim")).with_file_name("kelson-runtime");
+    [Some(ours).filter(|path| path.exists()), program("runc")]
+        .into_iter()
+        .flatten()
+        .next()
+        .ok_or_else(|| "no OCI runtime".to_owned())
+}
+
+fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let until = Instant::now() + DEADLINE;
+    while !condition() {
+        assert!(Instant::now() < until, "not in {} s: {what}", DEADLINE.as_secs());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+impl Daemon {
+    fn start() -> Option<Self> {
+        let runtime = match needed() {
+            Ok(runtime) => runtime,
+            Err(why) => {
+                println!("skipped: {why}");
+                return None;
+            }
+        };
+        let dir = tempfile::Builder::new().prefix("kelson-shim-").tempdir().unwrap();
+        for sub in ["bin", "rootfs/bin", "fifo"] {
+            fs::create_dir_all(dir.path().join(sub)).unwrap();
+        }
+        let shim =
+            std::env::var_os("KELSON_SHIM").unwrap_or_else(|| env!("CARGO_BIN_EXE_kelson-shim").into());
+        fs::copy(shim, dir.path().join("bin/containerd-shim-kelson-v2")).unwrap();
+        fs::copy(runtime, dir.path().join("bin/kelson-runtime")).unwrap();
+        fs::copy(program("busybox").unwrap(), dir.path().join("rootfs/bin/busybox")).unwrap();
+        for applet in [
+            "sh", "echo", "cat", "sleep", "stty", "seq", "true", "dd", "head", "tail",
+        ] {
+            std::os::unix::fs::symlink("busybox", dir.path().join("rootfs/bin").join(applet)).unwrap();
+        }
+        let path = dir.path().display();
+        let config = format!(
+            "version = 2\nroot = \"{path}/root\"\nstate = \"{path}/state\"\n\
+             disabled_plugins = [\"io.containerd.grpc.v1.cri\", \"io.containerd.snapshotter.v1.btrfs\", \
+             \"io.containerd.snapshotter.v1.zfs\", \"io.containerd.snapshotter.v1.devmapper\"]\n\
+             [grpc]\naddress = \"{path}/c.sock\"\n[debug]\nlevel = \"debug\"\n"
+        );
+        fs::write(dir.path().join("config.toml"), config).unwrap();
+        let holder = Command::new("unshare")
+            .args(["--mount", "--propagation", "private", "sh", "-c"])
+            .arg("mount -t tmpfs none /run && echo ready && exec sleep 1000000")
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut daemon = Self {
+            dir,
+            holder,
+            containerd: None,
+            ids: std::cell::Cell::new(0),
+        };
+        let mut ready = [0; 6];
+        daemon
+            .holder
+            .stdout
+            .as_mut()
+            .unwrap()
+            .read_exact(&mut ready)
+            .unwrap();
+        daemon.run_containerd();
+        Some(daemon)
+    }
+
+    fn run_containerd(&mut self) {
+        let log = fs::File::options()
+            .append(true)
+            .create(true)
+            .open(self.path("log"))
+            .unwrap();
+        let containerd = self
+            .inside("containerd")
+            .arg("--config")
+            .arg(self.path("config.toml"))
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.containerd = Some(containerd);
+        eventually("containerd answers", || self.ctr(&["version"]).status.success());
+    }
+
+    /// Ends containerd as a crash would; its shims are not told.
+    fn kill_containerd(&mut self) {
+        let mut containerd = self.containerd.take().unwrap();
+        containerd.kill().unwrap();
+        containerd.wait().unwrap();
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// A command in the mount namespace.
+    fn inside(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command
+            .arg(format!("--mount=/proc/{}/ns/mnt", self.holder.id()))
+            .arg(format!("--wdns={}", self.dir.path().display()))
+            .arg(program)
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn ctr_command(&self, args: &[&str]) -> Command {
+        let mut command = self.inside("ctr");
+        command
+            .arg("-a")
+            .arg(self.path("c.sock"))
+            .args(["-n", "kelsontest"])
+            .args(args);
+        command
+    }
+
+    fn ctr(&self, args: &[&str]) -> Output {
+        self.ctr_command(args).output().unwrap()
+    }
+
+    /// Runs a ctr command that must succeed.
+    fn ok(&self, args: &[&str]) -> String {
+        let output = self.ctr(args);
+        assert!(
+            output.status.success(),
+            "{args:?}: {} {}\n{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr),
+            self.log()
+        );
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn log(&self) -> String {
+        let text = fs::read_to_string(self.path("log")).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().rev().take(30).collect();
+        lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+    }
+
+    fn id(&self) -> String {
+        self.ids.set(self.ids.get() + 1);
+        format!("k{}-{}", std::process::id(), self.ids.get())
+    }
+
+    fn run_args(&self, flags: &[&str], id: &str, command: &[&str]) -> Vec<String> {
+        let path = |name: &str| self.path(name).display().to_string();
+        let mut args = vec!["run".to_owned()];
+        args.extend(flags.iter().map(ToString::to_string));
+        args.extend(["--fifo-dir".to_owned(), path("fifo")]);
+        args.extend(["--runtime".to_owned(), path("bin/containerd-shim-kelson-v2")]);
+        args.extend(["--rootfs".to_owned(), path("rootfs"), id.to_owned()]);
+        args.extend(command.iter().map(ToString::to_string));
+        args
+    }
+
+    fn run(&self, flags: &[&str], id: &str, command: &[&str]) -> Output {
+        let args = self.run_args(flags, id, command);
+        self.ctr(&args.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    /// Starts a container that stays, and tells its id.
+    fn stays(&self, flags: &[&str]) -> String {
+        let id = self.id();
+        let flags = [&["-d", "--null-io"], flags].concat();
+        let output = self.run(&flags, &id, &["/bin/sleep", "1000000"]);
+        assert!(
+            output.status.success(),
+            "{}\n{}",
+            text(&output.stderr),
+            self.log()
+        );
+        id
+    }
+
+    fn exec(&self, id: &str, exec_id: &str, command: &[&str]) -> Output {
+        let fifo = self.path("fifo").display().to_string();
+        let args = [
+            &["task", "exec", "--fifo-dir", &fifo, "--exec-id", exec_id, id],
+            command,
+        ]
+        .concat();
+        self.ctr(&args)
+    }
+
+    fn status(&self, id: &str) -> String {
+        let list = self.ok(&["task", "ls"]);
+        let line = list
+            .lines()
+            .find(|line| line.split_whitespace().next() == Some(id));
+        line.and_then(|line| line.split_whitespace().nth(2))
+            .unwrap_or("none")
+            .to_owned()
+    }
+
+    fn pid(&self, id: &str) -> u32 {
+        let list = self.ok(&["task", "ls"]);
+        let line = list
+            .lines()
+            .find(|line| line.split_whitespace().next() == Some(id))
+            .unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    /// Ends a container by force and waits until nothing is left of it.
+    fn remove(&self, id: &str) {
+        let _ = self.ctr(&["task", "kill", "-s", "9", id]);
+        eventually("the task stops", || {
+            matches!(self.status(id).as_str(), "STOPPED" | "none")
+        });
+        if self.status(id) != "none" {
+            // Its status is what ctr ends with.
+            self.ctr(&["task", "rm", id]);
+        }
+        self.ok(&["container", "rm", id]);
+        assert!(
+            !self
+                .path("state/io.containerd.runtime.v2.task/kelsontest")
+                .join(id)
+                .exists()
+        );
+    }
+
+    fn shims(&self) -> Vec<u32> {
+        let exe = self.path("bin/containerd-shim-kelson-v2");
+        fs::read_dir("/proc")
+            .unwrap()
+            .filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok())
+            .filter(|pid: &u32| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|path| path == exe))
+            .collect()
+    }
+
+    /// Everything that containers could leave: shims, sockets, runtime state, mounts, cgroups.
+    fn nothing_left(&self) {
+        eventually("every shim ends", || self.shims().is_empty());
+        let run = PathBuf::from(format!("/proc/{}/root/run/containerd", self.holder.id()));
+        for (dir, what) in [("s", "socket"), ("kelson-runtime/kelsontest", "runtime state")] {
+            let left: Vec<_> = fs::read_dir(run.join(dir))
+                .into_iter()
+                .flatten()
+                .map(|entry| entry.unwrap().path())
+                .collect();
+            assert!(left.is_empty(), "{what} is left: {left:?}");
+        }
+        let mounts = fs::read_to_string(format!("/proc/{}/mountinfo", self.holder.id())).unwrap();
+        assert!(!mounts.contains("runtime.v2.task"), "a mount is left: {mounts}");
+        for hierarchy in fs::read_dir("/sys/fs/cgroup").unwrap() {
+            let dir = hierarchy.unwrap().path().join("kelsontest");
+            let left = fs::read_dir(&dir)
+                .into_iter()
+                .flatten()
+                .map(|entry| entry.unwrap())
+                .find(|entry| {
+                    entry
+                        .file_name()
+                        .to_string_lossy()
+                        .starts_with(&format!("k{}-", std::process::id()))
+                });
+            assert!(left.is_none(), "a cgroup is left: {left:?}");
+        }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // After a failed test there may be shims and containers.
+        for shim in self.shims() {
+            let children =
+                fs::read_to_string(format!("/proc/{shim}/task/{shim}/children")).unwrap_or_default();
+            for pid in children
+                .split_whitespace()
+                .map(|pid| pid.parse().unwrap())
+                .chain([shim])
+            {
+                let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap());
+                let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+            }
+        }
+        for child in self.containerd.iter_mut().chain([&mut self.holder]) {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        for hierarchy in fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
+            let _ = fs::remove_dir(hierarchy.path().join("kelsontest"));
+        }
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn run_output_and_exit_code() {
+    let Some(daemon) = Daemon::start() else { return };
+    let output = daemon.run(
+        &["--rm"],
+        &daemon.id(),
+        &["/bin/sh", "-c", "echo out; echo err >&2; exit 3"],
+    );
+    assert_eq!(
+        (output.status.code(), text(&output.stdout), text(&output.stderr)),
+        (Some(3), "out\n".into(), "err\n".into()),
+        "{}",
+        daemon.log()
+    );
+    // All of it, and the end, however fast the container is gone.
+    let output = daemon.run(&["--rm"], &daemon.id(), &["/bin/seq", "1", "100000"]);
+    let expected: String = (1..=100_000).map(|n| format!("{n}\n")).collect();
+    assert!(text(&output.stdout) == expected, "{} bytes", output.stdout.len());
+    let output = daemon.run(&["--rm"], &daemon.id(), &["/no/such/command"]);
+    assert!(!output.status.success());
+    assert!(
+        text(&output.stderr).contains("/no/such/command"),
+        "{}",
+        text(&output.stderr)
+    );
+    daemon.nothing_left();
+}
+
+#[test]
+fn stdin_ends() {
+    let Some(daemon) = Daemon::start() else { return };
+    fs::write(daemon.path("input"), "one\ntwo\n").unwrap();
+    let args = daemon.run_args(&["--rm"], &daemon.id(), &["/bin/sh", "-c", "cat; echo end"]);
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let mut child = daemon
+        .ctr_command(&args)
+        .stdin(fs::File::open(daemon.path("input")).unwrap())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    eventually("ctr ends", || child.try_wait().unwrap().is_some());
+    let mut out = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut out).unwrap();
+    assert_eq!(out, "one\ntwo\nend\n", "{}", daemon.log());
+    daemon.nothing_left();
+}
+
+#[test]
+fn exec_pause_metrics_kill() {
+    let Some(daemon) = Daemon::start() else { return };
+    let id = daemon.stays(&[]);
+    assert_eq!(daemon.status(&id), "RUNNING");
+    let output = daemon.exec(&id, "e1", &["/bin/sh", "-c", "echo from exec; exit 4"]);
+    assert_eq!(
+        (output.status.code(), text(&output.stdout)),
+        (Some(4), "from exec\n".into()),
+        "{}",
+        daemon.log()
+    );
+    daemon.ok(&["task", "pause", &id]);
+    assert_eq!(daemon.status(&id), "PAUSED");
+    daemon.ok(&["task", "resume", &id]);
+    assert_eq!(daemon.status(&id), "RUNNING");
+    let metrics = daemon.ok(&["task", "metrics", &id]);
+    let figure = |name: &str| {
+        let line = metrics
+            .lines()
+            .find(|line| line.split_whitespace().next() == Some(name));
+        let value = line.and_then(|line| line.split_whitespace().nth(1));
+        value
+            .unwrap_or_else(|| panic!("no {name} in {metrics}"))
+            .parse::<u64>()
+            .unwrap()
+    };
+    assert_eq!(figure("pids.current"), 1);
+    // The names differ between the versions of cgroups.
+    let memory = if metrics.contains("usage_in_bytes") {
+        "memory.usage_in_bytes"
+    } else {
+        "memory.usage"
+    };
+    assert!(figure(memory) > 0);
+    let pids = daemon.ok(&["task", "ps", &id]);
+    assert!(pids.contains(&daemon.pid(&id).to_string()), "{pids}");
+    // A frozen container dies of SIGKILL.
+    daemon.ok(&["task", "pause", &id]);
+    daemon.remove(&id);
+    daemon.nothing_left();
+}
+
+/// Tells the size of its terminal once it has one; ctr sets it after `Start`. Busybox's stty says nothing before.
+const SIZE: &str = "while x=$(stty size 2>/dev/null); [ -z \"$x\" ]; do sleep 0.01; done; echo $x; exit 5";
+
+#[test]
+fn a_terminal() {
+    let Some(daemon) = Daemon::start() else { return };
+    let size = nix::pty::Winsize {
+        ws_row: 41,
+        ws_col: 97,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    let id = daemon.stays(&[]);
+    let fifo = daemon.path("fifo").display().to_string();
+    let run = daemon.run_args(&["--rm", "-t"], &daemon.id(), &["/bin/sh", "-c", SIZE]);
+    let run: Vec<&str> = run.iter().map(String::as_str).collect();
+    let exec = [
+        "task",
+        "exec",
+        "-t",
+        "--fifo-dir",
+        &fifo,
+        "--exec-id",
+        "t",
+        &id,
+        "/bin/sh",
+        "-c",
+        SIZE,
+    ];
+    for args in [&run[..], &exec[..]] {
+        let pty = nix::pty::openpty(Some(&size), None).unwrap();
+        let end = |fd: &OwnedFd| Stdio::from(fd.try_clone().unwrap());
+        let mut child = daemon
+            .ctr_command(args)
+            .stdin(end(&pty.slave))
+            .stdout(end(&pty.slave))
+            .stderr(end(&pty.slave))
+            .spawn()
+            .unwrap();
+        drop(pty.slave);
+        let reader = std::thread::spawn(move || {
+            let (mut out, mut master) = (Vec::new(), fs::File::from(pty.master));
+            // The last user's going is an error of terminals.
+            let _ = master.read_to_end(&mut out);
+            text(&out)
+        });
+        eventually("ctr ends", || child.try_wait().unwrap().is_some());
+        assert_eq!(child.wait().unwrap().code(), Some(5), "{}", daemon.log());
+        let out = reader.join().unwrap();
+        // The terminal of ctr adds a carriage return of its own.
+        assert!(out.contains("41 97\r"), "{args:?}: {out:?}");
+    }
+    daemon.remove(&id);
+    daemon.nothing_left();
+}
+
+#[test]
+fn containerd_restarts() {
+    let Some(mut daemon) = Daemon::start() else { return };
+    let id = daemon.stays(&[]);
+    let short = daemon.id();
+    let output = daemon.run(
+        &["-d", "--null-io"],
+        &short,
+        &["/bin/sh", "-c", "sleep 1; exit 9"],
+    );
+    assert!(output.status.success());
+    let pid = daemon.pid(&id);
+    daemon.kill_containerd();
+    // One ends while containerd is away.
+    let gone = |pid: &str| !Path::new("/proc").join(pid).exists();
+    let bundles = daemon.path("state/io.containerd.runtime.v2.task/kelsontest");
+    let first = fs::read_to_string(bundles.join(&short).join("init.pid"));
+    let first = first.unwrap_or_default();
+    if !first.is_empty() {
+        eventually("the short one ends", || gone(&first));
+    }
+    eventually("its end is recorded", || {
+        bundles.join(&short).join("exit.json").exists()
+    });
+    daemon.run_containerd();
+    assert_eq!(
+        (daemon.status(&id), daemon.pid(&id)),
+        ("RUNNING".to_owned(), pid),
+        "{}",
+        daemon.log()
+    );
+    assert_eq!(daemon.status(&short), "STOPPED");
+    let output = daemon.exec(&id, "after", &["/bin/echo", "still here"]);
+    assert_eq!(text(&output.stdout), "still here\n", "{}", daemon.log());
+    let removed = daemon.ctr(&["task", "rm", &short]);
+    assert!(
+        text(&removed.stderr).contains("exit code 9"),
+        "{}",
+        text(&removed.stderr)
+    );
+    daemon.ok(&["container", "rm", &short]);
+    daemon.remove(&id);
+    daemon.nothing_left();
+}
+
+#[test]
+fn a_pod_has_one_shim() {
+    let Some(daemon) = Daemon::start() else { return };
+    let pod = ["--annotation", "io.kubernetes.cri.sandbox-id=pod1"];
+    let (first, second) = (daemon.stays(&pod), daemon.stays(&pod));
+    let other = daemon.stays(&[]);
+    assert_eq!(daemon.shims().len(), 2, "{}", daemon.log());
+    // The end of one does not end the other.
+    daemon.remove(&first);
+    assert_eq!(daemon.status(&second), "RUNNING");
+    let output = daemon.exec(&second, "e", &["/bin/echo", "alive"]);
+    assert_eq!(text(&output.stdout), "alive\n");
+    daemon.remove(&second);
+    eventually("the pod's shim ends", || daemon.shims().len() == 1);
+    daemon.remove(&other);
+    daemon.nothing_left();
+}
+
+#[test]
+fn events_in_order() {
+    let Some(daemon) = Daemon::start() else { return };
+    let listener = daemon
+        .ctr_command(&["events"])
+        .stdout(fs::File::create(daemon.path("events")).unwrap())
+        .spawn();
+    let mut listener = listener.unwrap();
+    let events = || fs::read_to_string(daemon.path("events")).unwrap();
+    let topics = || {
+        let text = events();
+        let topics = text.split_whitespace().filter(|word| word.starts_with("/tasks/"));
+        topics.map(str::to_owned).collect::<Vec<_>>()
+    };
+    // It listens when something that is known to happen is seen.
+    eventually("the listener listens", || {
+        let probe = daemon.id();
+        daemon.run(&["--rm"], &probe, &["/bin/true"]);
+        !events().is_empty()
+    });
+    fs::File::options()
+        .append(true)
+        .open(daemon.path("events"))
+        .unwrap();
+    eventually("the probes are over", || {
+        topics().last().is_some_and(|topic| topic == "/tasks/delete")
+    });
+    let before = topics().len();
+    let id = daemon.stays(&[]);
+    daemon.exec(&id, "e", &["/bin/true"]);
+    daemon.ok(&["task", "pause", &id]);
+    daemon.ok(&["task", "resume", &id]);
+    daemon.remove(&id);
+    eventually("the last event", || {
+        topics()[before..]
+            .last()
+            .is_some_and(|topic| topic == "/tasks/delete")
+    });
+    let expected = [
+        "create",
+        "start",
+        "exec-added",
+        "exec-started",
+        "exit",
+        "paused",
+        "resumed",
+        "exit",
+        "delete",
+    ];
+    assert_eq!(topics()[before..], expected.map(|name| format!("/tasks/{name}")));
+    let _ = listener.kill();
+    let _ = listener.wait();
+    daemon.nothing_left();
+}
+
+#[test]
+fn out_of_memory_is_told() {
+    let Some(daemon) = Daemon::start() else { return };
+    let id = daemon.id();
+    let hog = "dd if=/dev/zero of=/dev/null bs=200M count=1; exit 0";
+    let output = daemon.run(
+        &["--rm", "--memory-limit", "20000000"],
+        &id,
+        &["/bin/sh", "-c", hog],
+    );
+    assert!(
+        output.status.success(),
+        "{}\n{}",
+        text(&output.stderr),
+        daemon.log()
+    );
+    eventually("the event", || daemon.log().contains("/tasks/oom"));
+    daemon.nothing_left();
+}
+
+#[test]
+fn the_shim_is_killed() {
+    let Some(daemon) = Daemon::start() else { return };
+    let id = daemon.stays(&[]);
+    let pid = daemon.pid(&id);
+    let shims = daemon.shims();
+    let shim = nix::unistd::Pid::from_raw(i32::try_from(shims[0]).unwrap());
+    nix::sys::signal::kill(shim, nix::sys::signal::Signal::SIGKILL).unwrap();
+    // Containerd runs `delete`, which ends what the shim left.
+    eventually("the container is gone", || {
+        !Path::new(&format!("/proc/{pid}")).exists()
+    });
+    eventually("containerd knows", || daemon.status(&id) == "none");
+    daemon.ok(&["container", "rm", &id]);
+    daemon.nothing_left();
+}
+
+#[test]
+fn the_commands_alone() {
+    let Ok(_) = needed() else {
+        return println!("skipped: needs root");
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let shim = dir.path().join("containerd-shim-kelson-v2");
+    fs::copy(env!("CARGO_BIN_EXE_kelson-shim"), &shim).unwrap();
+    let run = |args: &[&str]| {
+        Command::new(&shim)
+            .args(args)
+            .stdin(Stdio::null())
+            .current_dir(&dir)
+            .output()
+            .unwrap()
+    };
+    assert!(text(&run(&["-v"]).stdout).contains(env!("CARGO_PKG_VERSION")));
+    let bad = run(&["-namespace", "n", "-id", "a/b", "start"]);
+    assert!(!bad.status.success());
+    assert!(text(&bad.stderr).contains("a/b"), "{}", text(&bad.stderr));
+    // By hand, without containerd's socket.
+    let served = run(&["-namespace", "n", "-id", "a"]);
+    assert!(text(&served.stderr).contains("start"), "{}", text(&served.stderr));
+    fs::copy(
+        program("true").unwrap_or("/bin/true".into()),
+        dir.path().join("kelson-runtime"),
+    )
+    .unwrap();
+    let info = run(&["-info"]);
+    assert!(
+        text(&info.stdout).contains("io.containerd.kelson.v2"),
+        "{}",
+        text(&info.stderr)
+    );
+}
