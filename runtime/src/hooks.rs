@@ -11,7 +11,8 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use oci_spec::runtime::Hook;
 use rustix::fs::{MemfdFlags, memfd_create};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+use serde_json::Value;
 
 use std::os::fd::AsFd;
 
@@ -38,16 +39,30 @@ pub fn run_all_with_env(
     state: &[u8],
     inherited: &[CString],
 ) -> Result<()> {
-    for (i, hook) in hooks.into_iter().flatten().enumerate() {
-        run(hook, state, inherited)
-            .map_err(|e| e.as_kind(Kind::Hook))
-            // runc's words, which its users look for.
-            .doing(|| {
-                let path = hook.path().display();
-                format!("hooks.{moment}[{i}]: error running {moment} hook #{i}: {path}")
-            })?;
-    }
-    Ok(())
+    let mut all = hooks.into_iter().flatten().enumerate();
+    all.try_for_each(|(i, hook)| run_one(moment, i, hook, state, inherited))
+}
+
+/// Runs the hook at place `i` of a moment's list.
+///
+/// # Errors
+/// As [`run_all`].
+pub fn run_one(moment: &str, i: usize, hook: &Hook, state: &[u8], inherited: &[CString]) -> Result<()> {
+    run(hook, state, inherited)
+        .map_err(|e| e.as_kind(Kind::Hook))
+        // runc's words, which its users look for.
+        .doing(|| {
+            let path = hook.path().display();
+            format!("hooks.{moment}[{i}]: error running {moment} hook #{i}: {path}")
+        })
+}
+
+/// The state as a hook in the container's namespaces is to see it: with the number that its process has there.
+pub fn state_inside(state: &str, status: &str) -> Vec<u8> {
+    let mut state: Value = serde_json::from_str(state).unwrap_or_default();
+    state["pid"] = std::process::id().into();
+    state["status"] = status.into();
+    serde_json::to_vec(&state).unwrap_or_default()
 }
 
 fn run(hook: &Hook, state: &[u8], inherited: &[CString]) -> Result<()> {
@@ -82,6 +97,8 @@ fn run(hook: &Hook, state: &[u8], inherited: &[CString]) -> Result<()> {
         .stdin(Stdio::from(input))
         .stdout(Stdio::from(duplicate()?))
         .stderr(Stdio::from(duplicate()?))
+        // So that one which takes too long is stopped with all that it started.
+        .process_group(0)
         .spawn()
         .doing(|| "start")?;
     let timeout = hook
@@ -92,8 +109,10 @@ fn run(hook: &Hook, state: &[u8], inherited: &[CString]) -> Result<()> {
     if let Some(limit) = timeout
         && !ends_within(child.id(), limit)?
     {
-        let killed = child.kill().and_then(|()| child.wait());
-        killed.doing(|| "stop")?;
+        let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+        // It may have ended at this moment; not waited for, its number is still its own.
+        let _ = group.map(|group| kill_process_group(group, Signal::KILL));
+        child.wait().doing(|| "stop")?;
         return Err(Error::new(
             Kind::Hook,
             format!("timed out after {} s", limit.as_secs()),
@@ -119,7 +138,11 @@ fn run(hook: &Hook, state: &[u8], inherited: &[CString]) -> Result<()> {
 fn describe(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("exit status {code}"),
-        (None, Some(signal)) => format!("signal {signal}"),
+        (None, Some(31)) => "signal: bad system call".to_owned(),
+        (None, Some(signal)) => match nix::sys::signal::Signal::try_from(signal) {
+            Ok(name) => format!("signal: {name}"),
+            Err(_) => format!("signal: {signal}"),
+        },
         (None, None) => "ended".to_owned(),
     }
 }
@@ -171,8 +194,27 @@ mod tests {
     }
 
     #[test]
-    fn timeout_stops_it() {
-        let e = run_all("prestart", Some(&hook("exec sleep 60", Some(1))), b"").unwrap_err();
+    fn timeout_stops_it_and_all_that_it_started() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("pid");
+        let script = format!("sleep 60 & echo $! > {}; wait", file.display());
+        let e = run_all("prestart", Some(&hook(&script, Some(1))), b"").unwrap_err();
         assert!(e.chain().contains("timed out after 1 s"), "{}", e.chain());
+        let pid: i32 = std::fs::read_to_string(file).unwrap().trim().parse().unwrap();
+        let until = std::time::Instant::now() + Duration::from_secs(10);
+        while crate::process::stat::read(pid).is_some_and(|s| !matches!(s.state, 'Z' | 'X')) {
+            assert!(std::time::Instant::now() < until, "{pid} is still there");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    #[test]
+    fn inside_the_process_has_its_own_number() {
+        let state = state_inside(r#"{"id":"x","pid":77,"status":"creating"}"#, "created");
+        let state: Value = serde_json::from_slice(&state).unwrap();
+        assert_eq!(
+            state,
+            serde_json::json!({"id": "x", "pid": std::process::id(), "status": "created"})
+        );
     }
 }

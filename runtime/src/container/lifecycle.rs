@@ -1,5 +1,6 @@
 //! The verbs: create, run, start, kill, pause, resume, delete.
 
+use std::cell::Cell;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -18,13 +19,13 @@ use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::launch::{Options, Plan};
+use super::moments;
 use super::state::{FORMAT, Record, Status, View};
 use super::store::{Entry, Store};
 use crate::config;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::fault;
 use crate::handover;
-use crate::hooks;
 use crate::init::child::{self, Gate};
 use crate::init::parent::{self, Init};
 use crate::intel_rdt;
@@ -47,6 +48,9 @@ pub struct Ready {
     record: Record,
     init: Option<Init>,
     cgroup_made: bool,
+    /// The moment for hooks was reached: what follows a failure are poststop hooks (runtime.md, lifecycle).
+    hooked: Cell<bool>,
+    log: Log,
     done: bool,
 }
 
@@ -63,6 +67,9 @@ impl Drop for Ready {
             let _ = self.record.intel_rdt.as_ref().map(intel_rdt::Group::remove);
         }
         let _ = self.entry.remove();
+        if self.hooked.get() {
+            moments::poststop(&self.record, &self.log);
+        }
     }
 }
 
@@ -80,6 +87,8 @@ pub fn prepare(store: &Store, plan: &Plan, options: &Options, wait_for_start: bo
         record,
         init: None,
         cgroup_made: false,
+        hooked: Cell::new(false),
+        log: plan.log.clone(),
         done: false,
     };
     fault::point("create.recorded");
@@ -94,8 +103,8 @@ pub fn prepare(store: &Store, plan: &Plan, options: &Options, wait_for_start: bo
     } else {
         Gate::Channel
     };
-    let record = ready.record.clone();
     let known = &ready.record;
+    let hooked = &ready.hooked;
     let hand_over = |pid: Pid, listener: OwnedFd| {
         let mut record = known.clone();
         record.pid = pid.as_raw();
@@ -113,12 +122,16 @@ pub fn prepare(store: &Store, plan: &Plan, options: &Options, wait_for_start: bo
         joiner,
         gate,
         ready.entry.lock_mut(),
-        |pid| early_hooks(plan, record, pid),
+        |pid| {
+            hooked.set(true);
+            moments::early(plan, known, pid)
+        },
         hand_over,
     )?;
     fault::point("create.ready");
     ready.record.pid = init.pid.as_raw();
     ready.init = Some(init);
+    ready.hooked.set(true);
     ready.record.start_time = stat::read(ready.record.pid).map_or(0, |s| s.starttime);
     ready.record.config = Some(config::keep(&plan.process, &plan.config.linux)?);
     ready.entry.write(&ready.record)?;
@@ -194,18 +207,6 @@ fn first_record(plan: &Plan) -> Record {
     }
 }
 
-/// prestart and createRuntime, in the runtime's namespaces. Gives the state for those that run inside.
-#[allow(deprecated)] // prestart is deprecated in the specification, and still what most hooks use
-fn early_hooks(plan: &Plan, mut record: Record, pid: Pid) -> Result<String> {
-    record.pid = pid.as_raw();
-    let state = record.oci_state(Status::Creating);
-    if let Some(h) = &plan.config.hooks {
-        hooks::run_all("prestart", h.prestart().as_ref(), &state)?;
-        hooks::run_all("createRuntime", h.create_runtime().as_ref(), &state)?;
-    }
-    Ok(String::from_utf8_lossy(&record.oci_state(Status::Created)).into_owned())
-}
-
 /// Gives the agent the descriptor on which a process's calls wait.
 pub(super) fn hand_over(
     agent: Option<&Agent>,
@@ -279,10 +280,7 @@ impl Ready {
         fault::point("run.ready");
         init.go()?;
         fault::point("run.started");
-        let state = self.record.oci_state(Status::Running);
-        if let Some(h) = &self.record.hooks {
-            hooks::run_all("poststart", h.poststart().as_ref(), &state)?;
-        }
+        moments::poststart(&self.record)?;
         let Some(mut init) = self.init.take() else {
             return Err(Error::new(Kind::Internal, "no process"));
         };
@@ -352,21 +350,12 @@ pub fn start(store: &Store, id: &str) -> Result<()> {
         .doing(|| "open the start fifo");
     fs::remove_file(&path).doing(|| "remove the start fifo")?;
     child::told(back?)?;
-    match &record.hooks {
-        Some(h) => {
-            let done = hooks::run_all(
-                "poststart",
-                h.poststart().as_ref(),
-                &record.oci_state(Status::Running),
-            );
-            if done.is_err() {
-                // A failing poststart hook is an error of start, after which the container is stopped (1.3).
-                let _ = record.cgroup.kill_all(KILL_PATIENCE);
-            }
-            done
-        }
-        None => Ok(()),
+    let done = moments::poststart(&record);
+    if done.is_err() {
+        // The container is stopped, and destroyed by `delete`, as with runc: whoever called start still has its id.
+        let _ = record.cgroup.kill_all(KILL_PATIENCE);
     }
+    done
 }
 
 /// Until the fifo has no reader left: execve closed it, or the process ended.
@@ -549,15 +538,7 @@ pub fn destroy(entry: &Entry, record: &Record, log: &Log) -> Result<()> {
     fault::point("delete.cgroup");
     entry.remove()?;
     fault::point("delete.removed");
-    if let Some(h) = &record.hooks {
-        let state = record.oci_state(Status::Stopped);
-        // Each runs, whatever became of those before it (runtime-spec, runtime.md, lifecycle step 13).
-        for hook in h.poststop().iter().flatten() {
-            if let Err(e) = hooks::run_all("poststop", Some(&vec![hook.clone()]), &state) {
-                log.warn(&e.chain());
-            }
-        }
-    }
+    moments::poststop(record, log);
     Ok(())
 }
 

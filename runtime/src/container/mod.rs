@@ -5,6 +5,7 @@ pub mod exec;
 pub mod foreground;
 pub mod launch;
 pub mod lifecycle;
+mod moments;
 pub mod state;
 pub mod store;
 pub mod update;

@@ -220,12 +220,10 @@ fn run_hooks(plan: &Plan, channel: &Channel) -> Result<Option<String>> {
     };
     channel.send(&Message::Hooks)?;
     let state = channel.wait_go()?;
-    let text = state.as_deref().unwrap_or("{}");
-    hooks::run_all(
-        "createContainer",
-        hooks.create_container().as_ref(),
-        text.as_bytes(),
-    )?;
+    if let Some(list) = hooks.create_container().as_ref().filter(|list| !list.is_empty()) {
+        let state = hooks::state_inside(state.as_deref().unwrap_or("{}"), "creating");
+        hooks::run_all("createContainer", Some(list), &state)?;
+    }
     Ok(state)
 }
 
@@ -265,8 +263,8 @@ fn pass(
         .as_ref()
         .and_then(|h| h.start_container().as_ref())
     {
-        let state = state.unwrap_or("{}").as_bytes();
-        hooks::run_all_with_env("startContainer", Some(list), state, program.env())?;
+        let state = hooks::state_inside(state.unwrap_or("{}"), "created");
+        hooks::run_all_with_env("startContainer", Some(list), &state, program.env())?;
     }
     if let Gate::Fifo(fifo) = gate {
         // An end without this word is a death: `start` sees no difference otherwise.

@@ -1,6 +1,7 @@
 //! Rules over `config.json` that need no look at the machine, by section of the specification. Every error begins with
 //! the JSON path.
 
+mod hooks;
 mod linux;
 mod mounts;
 mod namespaces;
@@ -29,6 +30,7 @@ pub fn config(c: &Config) -> Result<()> {
     if let Some(p) = &c.process {
         process(p, "process")?;
     }
+    c.hooks.as_ref().map_or(Ok(()), hooks::hooks)?;
     namespaces::namespaces(c)?;
     namespaces::mappings(c)?;
     mounts::mounts(c)?;
