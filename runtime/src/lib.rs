@@ -19,6 +19,7 @@ pub mod intel_rdt;
 pub mod log;
 pub mod lsm;
 pub mod namespaces;
+pub mod notify;
 mod private_proc;
 pub mod process;
 pub mod rootfs;

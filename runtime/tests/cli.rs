@@ -1,13 +1,15 @@
 //! The command line: what flags do that other tests do not need, and how wrong ones are refused.
-#![allow(clippy::unwrap_used)] // helpers of tests are tests
+#![allow(clippy::unwrap_used, clippy::print_stderr)] // helpers of tests are tests
 
 mod common;
 
 use std::fs;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use common::{Bundle, RUNTIME, can_run, eventually, text};
 use kelson_runtime::terminal;
@@ -298,4 +300,173 @@ fn debug_tells_the_stages_of_run_and_exec() {
     let place = |what: &str| stages.iter().position(|s| s.starts_with(what)).unwrap();
     assert!(place("nsexec container setup") < place("child process in init()"));
     assert!(place("child process in init()") < place("init: closing the pipe"));
+}
+
+/// A service manager that reads what it is told and closes what comes with a barrier.
+fn manager(path: &Path) -> UnixDatagram {
+    let socket = UnixDatagram::bind(path).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    socket
+}
+
+fn hear(manager: &UnixDatagram, count: usize) -> Vec<String> {
+    (0..count)
+        .map(|_| {
+            let mut buffer = [0u8; 256];
+            // A descriptor that nobody asks for is closed by the kernel: that ends a barrier.
+            let n = manager.recv(&mut buffer).unwrap();
+            text(&buffer[..n])
+        })
+        .collect()
+}
+
+/// busybox has nothing that sends datagrams: a tiny program of the host's python stands in, by a bind mount.
+fn can_notify() -> bool {
+    let there = Path::new("/usr/bin/python3").exists();
+    if !there {
+        eprintln!("SKIP: needs /usr/bin/python3 to send a datagram from a container");
+    }
+    there
+}
+
+fn notifying(more: &str) -> Bundle {
+    let mut b = Bundle::new("true");
+    let code = format!(
+        "import os,socket,time\ns=socket.socket(socket.AF_UNIX,socket.SOCK_DGRAM)\n\
+         s.connect(os.environ['NOTIFY_SOCKET'])\ns.send(b'STATUS=x')\ns.send(b'MAINPID=1\\nREADY=1')\n{more}"
+    );
+    b.config["process"]["args"] = json!(["/usr/bin/python3", "-c", code]);
+    for dir in ["/usr", "/lib", "/lib64"] {
+        if Path::new(dir).exists() {
+            let mount =
+                json!({"destination": dir, "source": dir, "type": "bind", "options": ["rbind", "ro"]});
+            b.config["mounts"].as_array_mut().unwrap().push(mount);
+        }
+    }
+    b
+}
+
+#[test]
+fn readiness_is_told_by_start_and_by_run() {
+    if !can_run() || !can_notify() {
+        return;
+    }
+    let b = notifying("time.sleep(100)");
+    let path = b.path("manager.sock");
+    let manager = manager(&path);
+    fs::write(b.path("config.json"), serde_json::to_vec(&b.config).unwrap()).unwrap();
+    let bundle = b.dir.path().to_str().unwrap();
+    let call = |args: &[&str]| {
+        let mut c = b.command(args);
+        c.env("NOTIFY_SOCKET", &path).stdout(Stdio::null());
+        c
+    };
+    let created = call(&["create", "--bundle", bundle, &b.id]).status().unwrap();
+    assert!(created.success());
+    let pid = b.pid();
+    let mut start = call(&["start", &b.id]).spawn().unwrap();
+    assert_eq!(
+        hear(&manager, 3),
+        ["READY=1\n", &format!("MAINPID={pid}\n"), "BARRIER=1"]
+    );
+    assert!(start.wait().unwrap().success());
+    assert!(b.delete().status.success());
+    assert_eq!(b.leftovers(), Vec::<String>::new());
+
+    let run = call(&["run", "--detach", "--bundle", bundle, &b.id])
+        .spawn()
+        .unwrap();
+    let heard = hear(&manager, 3);
+    assert_eq!(heard[1], format!("MAINPID={}\n", b.pid()));
+    assert!(run.wait_with_output().unwrap().status.success());
+    assert!(b.delete().status.success());
+
+    let b = notifying("");
+    fs::write(b.path("config.json"), serde_json::to_vec(&b.config).unwrap()).unwrap();
+    let run = b
+        .command(&["run", "--bundle", b.dir.path().to_str().unwrap(), &b.id])
+        .env("NOTIFY_SOCKET", &path)
+        .spawn()
+        .unwrap();
+    let own = run.id();
+    assert_eq!(
+        hear(&manager, 2),
+        ["READY=1\n".to_owned(), format!("MAINPID={own}\n")]
+    );
+    assert!(run.wait_with_output().unwrap().status.success());
+    assert_eq!(b.leftovers(), Vec::<String>::new());
+}
+
+#[test]
+fn start_does_not_wait_for_a_container_that_ends_without_a_word() {
+    if !can_run() {
+        return;
+    }
+    let b = Bundle::new("test -S $NOTIFY_SOCKET && exit 3");
+    let path = b.path("manager.sock");
+    let _manager = manager(&path);
+    fs::write(b.path("config.json"), serde_json::to_vec(&b.config).unwrap()).unwrap();
+    let status = b
+        .command(&["run", "--bundle", b.dir.path().to_str().unwrap(), &b.id])
+        .env("NOTIFY_SOCKET", &path)
+        .status()
+        .unwrap();
+    assert_eq!(status.code(), Some(3));
+    let created = b
+        .command(&["create", "--bundle", b.dir.path().to_str().unwrap(), &b.id])
+        .env("NOTIFY_SOCKET", &path)
+        .stdout(Stdio::null())
+        .status()
+        .unwrap();
+    assert!(created.success());
+    let started = b
+        .command(&["start", &b.id])
+        .env("NOTIFY_SOCKET", &path)
+        .output()
+        .unwrap();
+    assert!(started.status.success(), "{}", text(&started.stderr));
+}
+
+#[test]
+fn descriptors_of_socket_activation_come_first_and_only_for_the_process_they_name() {
+    if !can_run() {
+        return;
+    }
+    let b = Bundle::new("echo $LISTEN_FDS $LISTEN_PID $LISTEN_FDNAMES; ls /proc/self/fd | grep -v '^[012]$'");
+    fs::write(b.path("config.json"), serde_json::to_vec(&b.config).unwrap()).unwrap();
+    // The shell's exec keeps its pid.
+    let script = |pid: &str| {
+        format!(
+            "exec 3</dev/null 4</dev/null 5</dev/null; export LISTEN_FDS=2 LISTEN_FDNAMES=a:b LISTEN_PID={pid}; \
+             exec {RUNTIME} --root {} run --preserve-fds 1 --bundle {} {}",
+            b.path("state").display(),
+            b.dir.path().display(),
+            b.id
+        )
+    };
+    let run = |pid| Command::new("sh").args(["-c", &script(pid)]).output().unwrap();
+    let out = run("$$");
+    // ls has one descriptor of its own, for the directory.
+    assert_eq!(
+        text(&out.stdout),
+        "2 1 a:b\n3\n4\n5\n6\n",
+        "{}",
+        text(&out.stderr)
+    );
+    let out = run("1");
+    assert_eq!(text(&out.stdout), "\n3\n4\n", "{}", text(&out.stderr));
+    let missing = b.runtime(&[
+        "run",
+        "--preserve-fds",
+        "9",
+        "--bundle",
+        b.dir.path().to_str().unwrap(),
+        &b.id,
+    ]);
+    assert_eq!(missing.status.code(), Some(1));
+    assert!(
+        text(&missing.stderr).contains("unable to stat preserved-fd"),
+        "{}",
+        text(&missing.stderr)
+    );
 }

@@ -117,13 +117,13 @@ fn leaked_descriptors_do_not_reach_the_container() {
     }
     let b = Bundle::new("true");
     fs::write(b.path("config.json"), serde_json::to_vec(&b.config).unwrap()).unwrap();
-    // The shell gives the runtime a directory of the host as descriptors 5 and 9.
+    // The shell gives the runtime a directory of the host as descriptors 5 and 9; --preserve-fds allows no gap.
     let run = |script: &str, more: &str| {
         let mut config = b.config.clone();
         config["process"]["args"] = json!(["/bin/sh", "-c", script]);
         fs::write(b.path("config.json"), serde_json::to_vec(&config).unwrap()).unwrap();
         let line = format!(
-            "{} --root {} run --bundle {} {more} {} 5</ 9</",
+            "{} --root {} run --bundle {} {more} {} 3</dev/null 4</dev/null 5</ 9</",
             common::RUNTIME,
             b.path("state").display(),
             b.dir.path().display(),

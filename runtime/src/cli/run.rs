@@ -53,9 +53,18 @@ fn run_container(context: &Context, args: &Args) -> Result<u8> {
         Some(socket) if plan.process.terminal => Some(terminal::receive(socket.as_fd())?),
         _ => None,
     };
-    let running = ready.run()?;
-    let Some(signals) = signals else { return Ok(0) };
-    let code = foreground::wait(running.init.pid, &running.init.pidfd, &signals, master)?;
+    let mut running = ready.run()?;
+    let notify = running.notify.take();
+    let Some(signals) = signals else {
+        if let Some(notify) = notify {
+            notify.wait(
+                running.init.pidfd.as_fd(),
+                running.init.pid.as_raw().cast_unsigned(),
+            )?;
+        }
+        return Ok(0);
+    };
+    let code = foreground::wait(running.init.pid, &running.init.pidfd, &signals, master, notify)?;
     if !args.keep {
         let mut entry = context.store.open(&options.id)?;
         entry.lock()?;

@@ -1,9 +1,14 @@
 //! `start`.
 
+use std::os::fd::AsFd;
+
 use clap::Parser;
 
 use super::{Context, Outcome};
-use crate::container::lifecycle;
+use crate::container::exec::open_init;
+use crate::container::{Status, lifecycle};
+use crate::error::Result;
+use crate::notify::Proxy;
 
 #[derive(Debug, Parser)]
 #[command(
@@ -17,5 +22,22 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(context: &Context, args: &Args) -> Outcome {
-    lifecycle::start(&context.store, &args.id).into()
+    start(context, &args.id).into()
+}
+
+fn start(context: &Context, id: &str) -> Result<()> {
+    let Some(manager) = std::env::var_os("NOTIFY_SOCKET").filter(|s| !s.is_empty()) else {
+        return lifecycle::start(&context.store, id);
+    };
+    let entry = context.store.open(id)?;
+    let record = entry.read()?;
+    // Without the directory it was created by somebody whom no service manager was waiting for.
+    let dir = entry.notify_dir();
+    let Some(dir) = dir.filter(|_| entry.status(&record) == Status::Created) else {
+        return lifecycle::start(&context.store, id);
+    };
+    let proxy = Proxy::new(&dir, &manager)?;
+    let init = open_init(&record)?;
+    lifecycle::start(&context.store, id)?;
+    proxy.wait(init.as_fd(), record.pid.cast_unsigned())
 }

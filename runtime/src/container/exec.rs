@@ -210,8 +210,11 @@ fn inherit(process: &mut Process, of_container: Process) {
     process.exec_cpu_affinity = (process.exec_cpu_affinity.take()).or(of_container.exec_cpu_affinity);
 }
 
-/// Checked after opening, so the number cannot belong to another process by now.
-fn open_init(record: &Record) -> Result<OwnedFd> {
+/// The first process, checked after opening: the number cannot belong to another process by now.
+///
+/// # Errors
+/// `Conflict` when it has ended.
+pub fn open_init(record: &Record) -> Result<OwnedFd> {
     let pid = rustix::process::Pid::from_raw(record.pid)
         .ok_or_else(|| Error::new(Kind::Conflict, "container not running"))?;
     let fd = pidfd_open(pid, PidfdFlags::empty()).doing(|| "watch the container's first process")?;

@@ -17,6 +17,7 @@ use rustix::termios::{
 };
 
 use crate::error::{Doing, Result};
+use crate::notify::Proxy;
 
 /// How long output may still come from a terminal whose program has ended.
 const DRAIN: Duration = Duration::from_millis(500);
@@ -70,14 +71,20 @@ impl Drop for Raw {
     }
 }
 
-/// Waits for the program to end; gives its exit status, 128+N for one that signal N ended.
+/// Waits for the program to end, and tells a service manager when it is ready; gives its exit status, 128+N for one that signal N ended.
 ///
 /// # Errors
 /// What waiting reported.
-pub fn wait(pid: Pid, pidfd: &OwnedFd, signals: &Signals, master: Option<OwnedFd>) -> Result<u8> {
+pub fn wait(
+    pid: Pid,
+    pidfd: &OwnedFd,
+    signals: &Signals,
+    master: Option<OwnedFd>,
+    notify: Option<Proxy>,
+) -> Result<u8> {
     let relay = master.map(Relay::new);
     let raw = relay.as_ref().map(|_| Raw::enter());
-    let code = serve(pid, pidfd, signals, relay.as_ref());
+    let code = serve(pid, pidfd, signals, relay.as_ref(), notify);
     drop(raw);
     code
 }
@@ -151,7 +158,13 @@ fn wait_writable(fd: BorrowedFd<'_>) {
     let _ = poll(&mut fds, PollTimeout::from(100u8));
 }
 
-fn serve(pid: Pid, pidfd: &OwnedFd, signals: &Signals, relay: Option<&Relay>) -> Result<u8> {
+fn serve(
+    pid: Pid,
+    pidfd: &OwnedFd,
+    signals: &Signals,
+    relay: Option<&Relay>,
+    mut notify: Option<Proxy>,
+) -> Result<u8> {
     let mut reading = relay.is_some();
     let mut writing = relay.is_some();
     loop {
@@ -170,6 +183,8 @@ fn serve(pid: Pid, pidfd: &OwnedFd, signals: &Signals, relay: Option<&Relay>) ->
                 fds.push(PollFd::new(stdin, watch(true)));
             }
         }
+        let others = fds.len();
+        fds.extend(notify.iter().map(|n| PollFd::new(n.fd(), PollFlags::POLLIN)));
         match poll(&mut fds, PollTimeout::NONE) {
             Ok(_) => {}
             Err(Errno::EINTR) => continue,
@@ -183,6 +198,7 @@ fn serve(pid: Pid, pidfd: &OwnedFd, signals: &Signals, relay: Option<&Relay>) ->
         let (ended, signalled) = (happened(0), happened(1));
         let output = writing && happened(2);
         let input = reading && happened(if writing { 3 } else { 2 });
+        let told = happened(others);
         if signalled {
             pass_on(signals, pidfd, relay)?;
         }
@@ -193,6 +209,12 @@ fn serve(pid: Pid, pidfd: &OwnedFd, signals: &Signals, relay: Option<&Relay>) ->
             if input {
                 reading = relay.input();
             }
+        }
+        if let Some(proxy) = notify.as_ref().filter(|_| told)
+            // Whoever watches us watches the container, too.
+            && proxy.pass_on(std::process::id())?
+        {
+            notify = None;
         }
         if ended {
             if let (Some(relay), true) = (relay, writing) {

@@ -1,6 +1,7 @@
 //! The plan of one container: everything resolved and checked before anything is made.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -17,6 +18,7 @@ use crate::log::Log;
 use crate::lsm;
 use crate::namespaces::net_devices::{self, Move};
 use crate::namespaces::{Namespaces, time};
+use crate::notify;
 use crate::process::attributes::Attributes;
 use crate::process::capabilities::{self, Sets};
 use crate::process::seal;
@@ -107,6 +109,8 @@ pub struct Plan {
     pub pivot: bool,
     /// A session keyring of its own.
     pub new_keyring: bool,
+    /// The service manager's `NOTIFY_SOCKET`, where the container is to have one of its own.
+    pub notify: Option<OsString>,
     /// A new user namespace, made by somebody else than root.
     pub unprivileged: bool,
     /// Where stages go.
@@ -135,11 +139,20 @@ pub fn plan(store: &Store, log: &Log, options: &Options, console: Console) -> Re
         .map(|file| fs::canonicalize(file).doing(|| format!("--config: open {}", file.display())))
         .transpose()?;
     let mut config = config::load_bundle(&bundle, config_file.as_deref())?;
+    let notify = std::env::var_os("NOTIFY_SOCKET").filter(|s| !s.is_empty());
+    if notify.is_some() {
+        config
+            .mounts
+            .push(notify::mount(&store.notify_dir(&options.id)?)?);
+    }
     validate::config(&config)?;
-    let process = config
+    let mut process = config
         .process
         .take()
         .ok_or_else(|| Error::field("process", "is required"))?;
+    if notify.is_some() {
+        process.env.push(notify::variable());
+    }
     let attributes = Attributes::decide(&process, &config.linux)?;
     let rootfs = rootfs(&config, &bundle)?;
     let namespaces = Namespaces::decide(
@@ -177,6 +190,7 @@ pub fn plan(store: &Store, log: &Log, options: &Options, console: Console) -> Re
     }
     let capabilities = capability_sets(&process, namespaces.has(Ns::User), log)?;
     let (listen, extra_env) = listen_fds();
+    check_preserved(listen, options.preserve_fds)?;
     Ok(Plan {
         id: options.id.clone(),
         rootfs,
@@ -199,6 +213,7 @@ pub fn plan(store: &Store, log: &Log, options: &Options, console: Console) -> Re
         pivot: !options.no_pivot,
         new_keyring: !options.no_new_keyring,
         log: log.clone(),
+        notify,
         bundle,
         config_file,
         config,
@@ -296,18 +311,56 @@ pub fn receiver(annotations: &HashMap<String, String>) -> Option<&str> {
     annotations.get("run.oci.seccomp.receiver").map(String::as_str)
 }
 
-/// Socket activation: descriptors from 3 up that are meant for the container.
+/// Socket activation (sd_listen_fds(3)): descriptors from 3 up that are meant for the container, if they are meant for
+/// this process and not for one before it.
 fn listen_fds() -> (u32, Vec<String>) {
-    let Some(n) = std::env::var("LISTEN_FDS")
-        .ok()
-        .and_then(|n| n.parse::<u32>().ok())
-        .filter(|n| *n < 1024)
-    else {
+    let var = |name| std::env::var(name).ok();
+    activation(
+        std::process::id(),
+        var("LISTEN_PID").as_deref(),
+        var("LISTEN_FDS").as_deref(),
+        var("LISTEN_FDNAMES"),
+    )
+}
+
+fn activation(own: u32, pid: Option<&str>, fds: Option<&str>, names: Option<String>) -> (u32, Vec<String>) {
+    const MOST: u32 = 1024;
+    let number = |text: Option<&str>| text.and_then(|t| t.parse::<u32>().ok());
+    let Some(n) = number(fds).filter(|n| (1..=MOST).contains(n) && number(pid) == Some(own)) else {
         return (0, Vec::new());
     };
     let mut env = vec![format!("LISTEN_FDS={n}"), "LISTEN_PID=1".to_owned()];
-    if let Ok(names) = std::env::var("LISTEN_FDNAMES") {
-        env.push(format!("LISTEN_FDNAMES={names}"));
-    }
+    env.extend(names.map(|names| format!("LISTEN_FDNAMES={names}")));
     (n, env)
+}
+
+/// The descriptors of `--preserve-fds` come after those of socket activation.
+fn check_preserved(listen: u32, count: u32) -> Result<()> {
+    for i in 0..count {
+        fs::symlink_metadata(format!("/proc/self/fd/{}", 3 + listen + i))
+            .doing(|| format!("--preserve-fds: unable to stat preserved-fd {i} (of {count})"))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn socket_activation_is_for_the_process_it_names() {
+        let (n, env) = activation(7, Some("7"), Some("2"), Some("a:b".into()));
+        assert_eq!(n, 2);
+        assert_eq!(env, ["LISTEN_FDS=2", "LISTEN_PID=1", "LISTEN_FDNAMES=a:b"]);
+        for (pid, fds) in [
+            (Some("8"), Some("2")),
+            (None, Some("2")),
+            (Some("7"), Some("0")),
+            (Some("7"), Some("-1")),
+            (Some("7"), Some("5000")),
+            (Some("7"), None),
+        ] {
+            assert_eq!(activation(7, pid, fds, None), (0, Vec::new()), "{pid:?} {fds:?}");
+        }
+    }
 }

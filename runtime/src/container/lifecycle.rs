@@ -31,6 +31,7 @@ use crate::init::parent::{self, Init};
 use crate::intel_rdt;
 use crate::log::{Log, rfc3339};
 use crate::namespaces::user;
+use crate::notify::Proxy;
 use crate::process::stat;
 use crate::seccomp::Agent;
 
@@ -51,6 +52,7 @@ pub struct Ready {
     /// The moment for hooks was reached: what follows a failure are poststop hooks (runtime.md, lifecycle).
     hooked: Cell<bool>,
     log: Log,
+    notify: Option<Proxy>,
     done: bool,
 }
 
@@ -89,9 +91,17 @@ pub fn prepare(store: &Store, plan: &Plan, options: &Options, wait_for_start: bo
         cgroup_made: false,
         hooked: Cell::new(false),
         log: plan.log.clone(),
+        notify: None,
         done: false,
     };
     fault::point("create.recorded");
+    if let Some(host) = &plan.notify {
+        let dir = ready.entry.make_notify_dir()?;
+        // Of a created container `start` makes the socket, which may be called by another service.
+        if !wait_for_start {
+            ready.notify = Some(Proxy::new(&dir, host)?);
+        }
+    }
     make_cgroup(&mut ready, plan, options.rootless)?;
     plan.intel_rdt
         .as_ref()
@@ -289,6 +299,7 @@ impl Ready {
         Ok(Running {
             record: self.record.clone(),
             init,
+            notify: self.notify.take(),
         })
     }
 }
@@ -300,6 +311,8 @@ pub struct Running {
     pub record: Record,
     /// Its first process, a child of ours.
     pub init: Init,
+    /// Hears when it is ready, for a service manager.
+    pub notify: Option<Proxy>,
 }
 
 /// Starts a created container's program.

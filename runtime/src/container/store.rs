@@ -21,6 +21,8 @@ use crate::fault;
 const LOCK_PATIENCE: Duration = Duration::from_secs(30);
 const RECORD: &str = "state.json";
 const FIFO: &str = "exec.fifo";
+/// A directory with the socket of [`crate::notify`]; only where that was asked for.
+const NOTIFY: &str = "notify";
 const TEMPORARY: &str = ".state.json";
 
 /// `--root`: all containers.
@@ -40,6 +42,15 @@ impl Store {
     /// Takes the directory; it is made with the first container.
     pub fn new(root: PathBuf) -> Self {
         Self { root }
+    }
+
+    /// Where a container's own socket for readiness is.
+    ///
+    /// # Errors
+    /// `Invalid` when it is no id.
+    pub fn notify_dir(&self, id: &str) -> Result<PathBuf> {
+        check_id(id)?;
+        Ok(self.root.join(id).join(NOTIFY))
     }
 
     /// Where compiled seccomp filters are kept; ids cannot begin with a dot.
@@ -217,6 +228,24 @@ impl Entry {
             .into_owned()
     }
 
+    /// Makes the directory for the container's readiness socket.
+    ///
+    /// # Errors
+    /// What making it reported.
+    pub fn make_notify_dir(&self) -> Result<PathBuf> {
+        let dir = self.dir.join(NOTIFY);
+        DirBuilder::new()
+            .mode(0o755)
+            .create(&dir)
+            .doing(|| format!("make {}", dir.display()))?;
+        Ok(dir)
+    }
+
+    /// The same directory, if it was made.
+    pub fn notify_dir(&self) -> Option<PathBuf> {
+        Some(self.dir.join(NOTIFY)).filter(|d| d.is_dir())
+    }
+
     /// The start fifo's path.
     pub fn fifo(&self) -> PathBuf {
         self.dir.join(FIFO)
@@ -319,6 +348,11 @@ impl Entry {
         fault::point("delete.record");
         match fs::remove_dir(&self.dir) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => {
+                fs::remove_dir_all(self.dir.join(NOTIFY))
+                    .and_then(|()| fs::remove_dir(&self.dir))
+                    .doing(|| format!("remove {}", self.dir.display()))
+            }
             other => other.doing(|| format!("remove {}", self.dir.display())),
         }
     }
