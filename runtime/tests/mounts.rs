@@ -1,5 +1,5 @@
 //! Mounts as the kernel shows them inside a container.
-#![allow(clippy::unwrap_used)] // helpers of tests are tests
+#![allow(clippy::unwrap_used, clippy::print_stderr)] // helpers of tests are tests
 
 mod common;
 
