@@ -488,6 +488,20 @@ fn what_cannot_be_given_is_warned_of() {
     );
     assert_eq!(field(&text(&out.stdout), "CapAmb:"), "0000000000000020");
 
+    b.config["process"]["selinuxLabel"] = json!("system_u:system_r:container_t:s0:c1,c2");
+    if std::path::Path::new("/sys/fs/selinux/enforce").exists() {
+        common::skip("SELinux is here");
+    } else {
+        let out = b.run();
+        let said = text(&out.stderr);
+        assert!(
+            !out.status.success() && said.contains("process.selinuxLabel: \"system_u:"),
+            "{said}"
+        );
+        assert_eq!(b.leftovers(), Vec::<String>::new());
+    }
+    b.config["process"]["selinuxLabel"] = json!(null);
+
     if std::path::Path::new("/sys/module/apparmor").exists() {
         return eprintln!("SKIP: AppArmor is here");
     }

@@ -154,7 +154,7 @@ pub fn exec(
         cgroup = cgroup.where_process_is(record.pid)?;
     }
     let joiner = cgroup.joiner()?;
-    if let Some(warning) = lsm::left_out(&process) {
+    if let Some(warning) = lsm::check(&process)? {
         log.warn(&warning);
     }
     let capabilities = capability_sets(&process, record.namespaces & flag(Ns::User) != 0, log)?;

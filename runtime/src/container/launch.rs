@@ -185,8 +185,8 @@ pub fn plan(store: &Store, log: &Log, options: &Options, console: Console) -> Re
         .as_deref()
         .map(|path| handover::connect("--pidfd-socket", path))
         .transpose()?;
-    if let Some(warning) = lsm::left_out(&process) {
-        log.warn(&format!("process.{warning}"));
+    if let Some(warning) = lsm::check(&process)? {
+        log.warn(&warning);
     }
     let capabilities = capability_sets(&process, namespaces.has(Ns::User), log)?;
     let (listen, extra_env) = listen_fds();

@@ -109,6 +109,7 @@ fn prepare(
     }
     rustix::process::setsid().doing(|| "start a session")?;
     if plan.new_keyring {
+        lsm::label_keys(&plan.process)?;
         keyring::join(&plan.id)?;
     }
     if ns.creates(Ns::Network) {

@@ -172,6 +172,9 @@ fn hand_over(
 fn go_between(plan: &Plan, target: OwnedFd, joiner: Joiner, channel: &Channel) -> Result<i32> {
     fault::point("exec.between");
     lsm::prepare(&plan.process)?.apply()?;
+    if plan.keyring {
+        lsm::label_keys(&plan.process)?;
+    }
     oom::adjust_own(plan.process.oom_score_adj)?;
     if let Some(group) = &plan.intel_rdt {
         group.add(0)?;
