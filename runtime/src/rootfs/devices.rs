@@ -1,12 +1,12 @@
 //! Device nodes and symlinks below /dev.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType};
 use rustix::fs::{
-    AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid, chownat, makedev, mknodat, openat, readlinkat, statat,
-    symlinkat, unlinkat,
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, Stat, Uid, chownat, fstat, makedev, mknodat, openat,
+    readlinkat, statat, symlinkat, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
@@ -14,7 +14,7 @@ use rustix::mount::{OpenTreeFlags, open_tree};
 use super::Setup;
 use super::mounts::attach;
 use super::resolve::Root;
-use crate::error::{Doing, Result};
+use crate::error::{Doing, Error, Kind, Result};
 
 /// The nodes that every container has (runtime-spec, config-linux.md, "Default Devices").
 const DEFAULT: [(&str, u32, u32); 6] = [
@@ -103,50 +103,108 @@ fn listed(setup: &Setup<'_>, root: &Root, d: &LinuxDevice) -> Result<()> {
 fn make(setup: &Setup<'_>, dir: impl AsFd, name: &Path, node: &Node<'_>) -> Result<()> {
     let dir = dir.as_fd();
     if setup.user_namespace && node.typ != FileType::Fifo {
-        return bind(dir, name, node.host);
+        return bind(dir, name, node);
     }
     let mode = Mode::from_raw_mode(node.mode & 0o7777);
     match mknodat(dir, name, node.typ, mode, makedev(node.major, node.minor)) {
         Ok(()) => {}
-        // Root of a user namespace that the runtime itself runs in.
-        Err(Errno::PERM) => return bind(dir, name, node.host),
-        // One that is there already must be the one that is meant.
-        Err(Errno::EXIST) if is_same(dir, name, node) => return Ok(()),
-        // Docker lists some devices that a bind mount of its has put there.
-        Err(Errno::EXIST) if name != Path::new("null") => return Ok(()),
+        // One that is there already must be the one that is meant (config-linux.md, "Devices").
+        Err(Errno::EXIST) => {
+            let there = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).doing(|| "look at what is there")?;
+            return node.check(&there, "what is there already");
+        }
+        // The runtime is in a user namespace itself.
+        Err(Errno::PERM) if node.typ != FileType::Fifo => return bind(dir, name, node),
         Err(e) => return Err(e).doing(|| "make node"),
     }
-    if (node.uid, node.gid) != (0, 0) {
-        let (uid, gid) = (Uid::from_raw(node.uid), Gid::from_raw(node.gid));
-        chownat(dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW).doing(|| "change its owner")?;
+    if (node.uid, node.gid) == (0, 0) {
+        return Ok(());
     }
-    Ok(())
+    // By descriptor: the name may be something else by now, where others can write to the directory.
+    let made = handle(dir, name).doing(|| "open node")?;
+    node.check(&fstat(&made).doing(|| "stat node")?, "the new node")?;
+    let (uid, gid) = (Uid::from_raw(node.uid), Gid::from_raw(node.gid));
+    chownat(&made, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH).doing(|| "change its owner")
 }
 
-fn is_same(dir: impl AsFd, name: &Path, node: &Node<'_>) -> bool {
-    statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|s| {
-        FileType::from_raw_mode(s.st_mode) == node.typ && s.st_rdev == makedev(node.major, node.minor)
-    })
+impl Node<'_> {
+    fn check(&self, stat: &Stat, what: &str) -> Result<()> {
+        let typ = FileType::from_raw_mode(stat.st_mode);
+        // A pipe has no number.
+        let number = typ == FileType::Fifo || stat.st_rdev == makedev(self.major, self.minor);
+        if typ == self.typ && number {
+            return Ok(());
+        }
+        let (major, minor) = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
+        let wanted = format!("{:?} {}:{}", self.typ, self.major, self.minor);
+        let text = format!("{what} is {typ:?} {major}:{minor}, and not {wanted}");
+        Err(Error::new(Kind::Invalid, text))
+    }
+}
+
+fn handle(dir: BorrowedFd<'_>, name: &Path) -> std::result::Result<OwnedFd, Errno> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    openat(dir, name, flags, Mode::empty())
 }
 
 /// In a user namespace mknod is not allowed; the host's own node is shown instead.
-fn bind(dir: impl AsFd, name: &Path, host: &Path) -> Result<()> {
-    let dir = dir.as_fd();
+fn bind(dir: BorrowedFd<'_>, name: &Path, node: &Node<'_>) -> Result<()> {
     let flags = OFlags::CREATE | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::EXCL;
     match openat(dir, name, flags, Mode::from_raw_mode(0o666)) {
         Ok(_) | Err(Errno::EXIST) => {}
         Err(e) => return Err(e).doing(|| "make a file to bind it on"),
     }
-    let target = openat(
-        dir,
-        name,
-        OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .doing(|| "open the file to bind it on")?;
+    let target = handle(dir, name).doing(|| "open the file to bind it on")?;
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    let node = open_tree(CWD, host, flags).doing(|| format!("open the host's {}", host.display()))?;
-    attach(node.as_fd(), &target)
+    let host = node.host.display();
+    let tree = open_tree(CWD, node.host, flags).doing(|| format!("open the host's {host}"))?;
+    node.check(&fstat(&tree).doing(|| "stat the host's node")?, "the host's node")?;
+    attach(tree.as_fd(), &target)
+}
+
+/// Standard streams that are the host's null device become the container's: root of the container could change mode and
+/// owner of what it holds open.
+pub(super) fn reopen_null() -> Result<()> {
+    let is_null = |stat: &Stat| {
+        FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == makedev(1, 3)
+    };
+    let mut own: Option<OwnedFd> = None;
+    for number in 0..3 {
+        let stream = match number {
+            0 => rustix::stdio::stdin(),
+            1 => rustix::stdio::stdout(),
+            _ => rustix::stdio::stderr(),
+        };
+        // One may be closed.
+        if !fstat(stream).is_ok_and(|stat| is_null(&stat)) {
+            continue;
+        }
+        let null = match &own {
+            Some(fd) => fd,
+            None => {
+                let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+                let fd = match openat(CWD, "/dev/null", flags, Mode::empty()) {
+                    // The image's /dev is on a mount without devices: there is none to take instead.
+                    Err(Errno::ACCESS | Errno::PERM) => return Ok(()),
+                    other => other.doing(|| "open /dev/null in the container")?,
+                };
+                if !fstat(&fd).is_ok_and(|stat| is_null(&stat)) {
+                    return Err(Error::new(
+                        Kind::Invalid,
+                        "/dev/null in the container is not the null device",
+                    ));
+                }
+                own.insert(fd)
+            }
+        };
+        match number {
+            0 => rustix::stdio::dup2_stdin(null),
+            1 => rustix::stdio::dup2_stdout(null),
+            _ => rustix::stdio::dup2_stderr(null),
+        }
+        .doing(|| "replace a standard stream")?;
+    }
+    Ok(())
 }
 
 fn links(dev: impl AsFd) -> Result<()> {

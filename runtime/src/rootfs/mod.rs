@@ -108,14 +108,18 @@ pub fn mount_all(setup: &Setup<'_>) -> Result<Mounted> {
             )
         })?;
     }
-    // A /dev bound from elsewhere is used as it is.
-    if !setup.config.mounts.iter().any(|m| {
-        resolve::clean(m.destination()) == Path::new("dev")
-            && options::parse(m.options().as_deref().unwrap_or_default()).bind()
-    }) {
+    if has_own_dev(setup) {
         devices::make_all(setup, &mounted.root)?;
     }
     Ok(mounted)
+}
+
+/// Whether /dev is for us to fill: one bound from elsewhere is used as it is.
+fn has_own_dev(setup: &Setup<'_>) -> bool {
+    !setup.config.mounts.iter().any(|m| {
+        resolve::clean(m.destination()) == Path::new("dev")
+            && options::parse(m.options().as_deref().unwrap_or_default()).bind()
+    })
 }
 
 /// Hides and protects paths, makes mounts read-only that had to be writable until now, and enters the root.
@@ -145,6 +149,9 @@ pub fn finish(setup: &Setup<'_>, mounted: Mounted, pivot: bool) -> Result<()> {
         pivot::pivot(&mounted.root)?
     } else {
         pivot::move_root(&mounted.root, &setup.rootfs)?
+    }
+    if has_own_dev(setup) {
+        devices::reopen_null().doing(|| "standard streams")?;
     }
     match wanted_propagation(setup) {
         // The others it has since the bind.
