@@ -72,6 +72,8 @@ pub fn act(words: &[String]) -> io::Result<String> {
         "fds-of" => fds_of(word(1)),
         "spy" => spy(Duration::from_millis(number(1)? as u64)),
         "hold" => hold(word(1)),
+        "console" => crate::agent::console(word(1), word(2)),
+        "agent" => crate::agent::agent(word(1), word(2), number(3)? as i32),
         _ => Err(usage(words)),
     }
 }

@@ -6,6 +6,7 @@
 #![no_main]
 
 mod acts;
+mod agent;
 mod json;
 mod observe;
 mod sys;

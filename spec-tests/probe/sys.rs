@@ -2,7 +2,10 @@
 //! pointers that live until it returns, so that all `unsafe` of the probe is in this file.
 
 use std::ffi::{CString, c_char, c_int, c_long, c_ulong, c_void};
+use std::fs::File;
 use std::io;
+use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::unix::net::UnixStream;
 
 unsafe extern "C" {
     fn syscall(number: c_long, ...) -> c_long;
@@ -16,6 +19,7 @@ unsafe extern "C" {
     ) -> c_int;
     fn waitpid(pid: c_int, status: *mut c_int, options: c_int) -> c_int;
     fn ioctl(fd: c_int, request: c_ulong, ...) -> c_int;
+    fn recvmsg(socket: c_int, message: *mut Message, flags: c_int) -> isize;
     fn _exit(code: c_int) -> !;
 }
 
@@ -283,4 +287,76 @@ pub fn wait_any() -> Option<(i32, i32)> {
     // SAFETY: it writes one int.
     let pid = unsafe { waitpid(-1, &raw mut status, 0) };
     (pid > 0).then_some((pid, status))
+}
+
+/// `struct msghdr` on 64 bit.
+#[repr(C)]
+struct Message {
+    name: *mut c_void,
+    name_length: u32,
+    parts: *mut Part,
+    part_count: usize,
+    control: *mut c_void,
+    control_length: usize,
+    flags: c_int,
+}
+
+/// `struct iovec`.
+#[repr(C)]
+struct Part {
+    base: *mut c_void,
+    length: usize,
+}
+
+/// One message: its bytes, and the files that came with it. Both are empty at the end of the stream.
+pub fn receive(stream: &UnixStream) -> io::Result<(Vec<u8>, Vec<File>)> {
+    let mut data = vec![0_u8; 65536];
+    let mut control = [0_u64; 64];
+    let mut part = Part {
+        base: data.as_mut_ptr().cast(),
+        length: data.len(),
+    };
+    let mut message = Message {
+        name: std::ptr::null_mut(),
+        name_length: 0,
+        parts: &raw mut part,
+        part_count: 1,
+        control: control.as_mut_ptr().cast(),
+        control_length: size_of_val(&control),
+        flags: 0,
+    };
+    // SAFETY: all pointers lead to buffers of this frame with the lengths that are given.
+    let count = unsafe { recvmsg(stream.as_raw_fd(), &raw mut message, 0) };
+    if count < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    data.truncate(count as usize);
+    let mut files = Vec::new();
+    // One header: length, then level 1 and type 1 (SOL_SOCKET, SCM_RIGHTS), then the descriptors.
+    if message.control_length >= 16 && control[1] == 1 << 32 | 1 {
+        let fds = (control[0] as usize - 16) / 4;
+        for n in 0..fds {
+            let word = control[2 + n / 2];
+            let fd = (word >> (32 * (n % 2))) as u32 as c_int;
+            // SAFETY: the kernel has just made this descriptor for us.
+            files.push(unsafe { File::from_raw_fd(fd) });
+        }
+    }
+    Ok((data, files))
+}
+
+/// Takes the next call off a seccomp descriptor and answers it with an errno. `struct seccomp_notif` has 80 bytes,
+/// `struct seccomp_notif_resp` 24.
+pub fn answer_call(seccomp: &File, errno: c_int) -> io::Result<()> {
+    let mut call = [0_u64; 10];
+    // SAFETY: SECCOMP_IOCTL_NOTIF_RECV writes 80 bytes.
+    if unsafe { ioctl(seccomp.as_raw_fd(), 0xc050_2100, call.as_mut_ptr()) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let mut answer = [call[0], 0, u64::from((-errno) as u32)];
+    // SAFETY: SECCOMP_IOCTL_NOTIF_SEND reads 24 bytes.
+    if unsafe { ioctl(seccomp.as_raw_fd(), 0xc018_2101, answer.as_mut_ptr()) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }

@@ -39,10 +39,16 @@ impl Case {
         clauses: &[&str],
         body: impl Fn(&Lab) -> Result<()> + Send + Sync + 'static,
     ) -> Self {
+        let mut ids: Vec<String> = Vec::new();
+        for id in clauses {
+            if !ids.iter().any(|one| one == id) {
+                ids.push((*id).to_owned());
+            }
+        }
         Self {
             name: name.into(),
             sentence: sentence.into(),
-            clauses: clauses.iter().map(|id| (*id).to_owned()).collect(),
+            clauses: ids,
             needs: Vec::new(),
             body: Box::new(body),
         }

@@ -10,6 +10,7 @@ pub mod seen;
 
 use std::cell::Cell;
 use std::fs;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -248,7 +249,10 @@ impl Lab {
     pub fn helper(&self, acts: &[&str]) -> Result<process::Helper> {
         let args = bundle::arguments("", acts);
         let mut command = process::quiet(&self.probe);
-        command.args(&args[1..]);
+        command
+            .args(&args[1..])
+            .stdout(std::process::Stdio::null())
+            .process_group(0);
         Ok(process::Helper(command.spawn().context("start a helper")?))
     }
 }

@@ -9,6 +9,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 
 /// Read of any output; a runtime that writes more is not read further.
 const LONGEST_OUTPUT: u64 = 4 << 20;
@@ -172,13 +174,15 @@ pub fn line_of(command: &Command) -> String {
     args.join(" ")
 }
 
-/// A helper process of a case that is ended with the case.
+/// A helper process of a case that is ended with the case, with its children. It leads a process group.
 #[derive(Debug)]
 pub struct Helper(pub Child);
 
 impl Drop for Helper {
     fn drop(&mut self) {
-        self.0.kill().ok();
+        if let Ok(group) = i32::try_from(self.0.id()) {
+            killpg(Pid::from_raw(group), Signal::SIGKILL).ok();
+        }
         self.0.wait().ok();
     }
 }

@@ -15,7 +15,7 @@ pub struct Answer {
     /// The act as it was asked for.
     pub act: String,
     /// Its value, or an errno.
-    pub result: Result<Value, i64>,
+    pub result: std::result::Result<Value, i64>,
 }
 
 impl Answers {

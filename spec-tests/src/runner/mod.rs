@@ -63,6 +63,11 @@ pub fn run(all: &[Case], chosen: &[usize], plan: &Plan, progress: impl Fn(&Recor
     let begin = Instant::now();
     let runtime = absolute(&plan.runtime)?;
     let scratch = tempfile::Builder::new().prefix("kelson-spec-").tempdir()?;
+    // A container's users must get through to its root.
+    std::fs::set_permissions(
+        scratch.path(),
+        std::os::unix::fs::PermissionsExt::from_mode(0o755),
+    )?;
     let version = version_of(&runtime)?;
     let claims = claims_of(&runtime);
     let mut notes = Vec::new();

@@ -15,6 +15,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::clauses::Clauses;
 
     #[test]
     fn names_are_unique_and_sentences_end_without_a_stop() {
@@ -33,5 +34,11 @@ mod tests {
                 case.name
             );
         }
+    }
+
+    #[test]
+    fn every_clause_has_a_case_or_a_reason() {
+        let problems = Clauses::read().problems(&all());
+        assert!(problems.is_empty(), "{problems:#?}");
     }
 }
