@@ -30,6 +30,9 @@ pub fn config(c: &Config) -> Result<()> {
     if let Some(p) = &c.process {
         process(p, "process")?;
     }
+    if c.annotations.contains_key("") {
+        return Err(Error::field("annotations", "a key must not be empty"));
+    }
     c.hooks.as_ref().map_or(Ok(()), hooks::hooks)?;
     namespaces::namespaces(c)?;
     namespaces::mappings(c)?;
@@ -77,6 +80,8 @@ mod tests {
         assert!(check(r#"{"ociVersion":"1.0.2"}"#).starts_with("root: "));
         let process = r#"{"ociVersion":"1.0.2","root":{"path":"r"},"process":{"args":["a"],"cwd":"tmp"}}"#;
         assert!(check(process).starts_with("process.cwd: "));
+        let empty_key = r#"{"ociVersion":"1.0.2","root":{"path":"r"},"annotations":{"":"x"}}"#;
+        assert!(check(empty_key).starts_with("annotations: "));
         assert!(
             with(r#""namespaces":[{"type":"pid"},{"type":"uts"},{"type":"ipc","path":"x"}]"#)
                 .starts_with("linux.namespaces[2].path: ")

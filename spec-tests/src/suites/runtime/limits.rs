@@ -220,7 +220,7 @@ pub(super) fn cases() -> Vec<Case> {
         .needs(&[Need::Processors(2)]),
         case(
             "runtime/exec-affinity/without-final",
-            "without final, what exec starts runs on the processors of its cgroup",
+            "without final the affinity is not set again: it is that of initial, or, on kernels that reset it, the cgroup's",
             &["config.md#linux-process/19"],
             |lab| exec_affinity(lab, json!({"initial": "0"}), None),
         )

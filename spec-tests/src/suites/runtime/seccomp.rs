@@ -58,7 +58,10 @@ pub(super) fn cases() -> Vec<Case> {
             "runtime/seccomp/no-default-action",
             "a filter without defaultAction is an error",
             &[&id("15")],
-            |lab| refused_with(lab, "/linux/seccomp", json!({"syscalls": []})),
+            |lab| {
+                let entry = json!([{"names": ["getitimer"], "action": "SCMP_ACT_ERRNO"}]);
+                refused_with(lab, "/linux/seccomp", json!({ "syscalls": entry }))
+            },
         ),
         case(
             "runtime/seccomp/no-names",
