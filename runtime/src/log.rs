@@ -10,7 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
-use crate::error::{Doing, Error, Result};
+use crate::error::{Doing, Error, Kind, Result};
 
 const JOURNAL: &str = "/run/systemd/journal/socket";
 const SYSLOG: &str = "/dev/log";
@@ -140,9 +140,14 @@ impl Log {
     }
 
     /// Writes the error that ends the command, with its kind and errno; people see its text on standard error as well.
+    /// Where that is all there is, it is marked as an error, for those who look for the word; but not what a program
+    /// said that did not start, which stands as it would in a shell.
     pub fn fatal(&self, text: &str, error: &Error) {
         if self.target == Target::Stderr && !self.json {
-            return stderr(text);
+            return match error.kind() {
+                Kind::CommandNotFound | Kind::CommandNotExecutable => stderr(text),
+                _ => stderr(&format!("error: {text}")),
+            };
         }
         self.write(Level::Error, text, Some((error.kind().name(), error.errno())));
         if self.target != Target::Stderr {

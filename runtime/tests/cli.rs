@@ -160,12 +160,12 @@ fn wrong_arguments_end_with_1_and_name_the_command() {
         let out = runtime(args);
         assert_eq!(out.status.code(), Some(1), "{args:?}");
         assert!(text(&out.stdout).contains(stdout), "{}", text(&out.stdout));
-        assert_eq!(text(&out.stderr), stderr);
+        assert_eq!(text(&out.stderr), format!("error: {stderr}"));
     }
     let out = runtime(&["nope"]);
     assert_eq!(
         (out.status.code(), text(&out.stderr).as_str()),
-        (Some(3), "No help topic for 'nope'\n")
+        (Some(3), "error: No help topic for 'nope'\n")
     );
 }
 
@@ -188,6 +188,9 @@ fn errors_in_json_go_to_the_log_and_to_standard_error() {
     assert_eq!(line["msg"], "container no-such does not exist");
     assert_eq!(line["kind"], "not_found");
     assert!(line["time"].as_str().unwrap().ends_with('Z'));
+
+    let out = runtime(&["state", "no-such"]);
+    assert_eq!(text(&out.stderr), "error: container no-such does not exist\n");
 
     let out = runtime(&["--log-format", "json", "state"]);
     let line: Value = serde_json::from_slice(&out.stderr).unwrap();
@@ -233,7 +236,8 @@ fn a_spec_is_never_overwritten() {
     );
     let shown = runtime(&["spec", "--rootless", "--file", "-"]);
     let shown: Value = serde_json::from_slice(&shown.stdout).unwrap();
-    assert_eq!(shown["linux"]["namespaces"][5]["type"], "user");
+    let namespaces = shown["linux"]["namespaces"].as_array().unwrap();
+    assert_eq!(namespaces.last().unwrap()["type"], "user");
 }
 
 #[test]

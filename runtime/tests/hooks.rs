@@ -51,9 +51,9 @@ fn each_moment_has_its_state() {
     let pid = b.pid();
     assert!(b.delete().status.success());
     for (name, status, number) in [
-        ("prestart", "creating", pid),
-        ("createRuntime", "creating", pid),
-        ("createContainer", "creating", 1),
+        ("prestart", "created", pid),
+        ("createRuntime", "created", pid),
+        ("createContainer", "created", 1),
         ("startContainer", "created", 1),
         ("poststart", "running", pid),
         ("poststop", "stopped", 0),

@@ -10,6 +10,59 @@ use common::{Bundle, can_run, eventually, text};
 use serde_json::{Value, json};
 
 #[test]
+fn delete_lets_a_program_end_but_not_long() {
+    if !can_run() {
+        return;
+    }
+    let b = Bundle::new("true");
+    b.up();
+    let out = b.runtime(&["delete", &b.id]);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    let b = Bundle::new("sleep 100");
+    b.up();
+    let out = b.runtime(&["delete", &b.id]);
+    assert!(
+        text(&out.stderr).contains("cannot delete container"),
+        "{}",
+        text(&out.stderr)
+    );
+    assert_eq!(b.status(), "running");
+}
+
+#[test]
+fn without_a_mount_namespace_the_root_is_mounted_on_the_host_until_delete() {
+    if !can_run() {
+        return;
+    }
+    let mounts = || fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let mut b =
+        Bundle::new("cat /proc/self/mountinfo > /tmp/seen; readlink /proc/self/ns/mnt > /tmp/ns; sleep 100");
+    b.config["linux"]["namespaces"]
+        .as_array_mut()
+        .unwrap()
+        .retain(|n| n["type"] != "mount");
+    b.config["linux"]["maskedPaths"] = json!([]);
+    b.config["linux"]["readonlyPaths"] = json!([]);
+    let rootfs = b.rootfs().display().to_string();
+    b.up();
+    eventually("its namespace", || {
+        fs::read_to_string(b.rootfs().join("tmp/ns")).is_ok_and(|ns| ns.ends_with('\n'))
+    });
+    let ns = fs::read_to_string(b.rootfs().join("tmp/ns")).unwrap();
+    assert_eq!(
+        ns.trim_end(),
+        fs::read_link("/proc/self/ns/mnt").unwrap().to_str().unwrap()
+    );
+    assert!(mounts().contains(&format!(" {rootfs}/proc ")), "{}", mounts());
+    assert!(b.delete().status.success());
+    assert!(!mounts().contains(&rootfs), "{}", mounts());
+    // Also after a failure.
+    b.config["process"]["args"] = json!(["/no/such"]);
+    assert!(!b.create(&[]).status.success());
+    assert!(!mounts().contains(&rootfs), "{}", mounts());
+}
+
+#[test]
 fn run_gives_the_exit_code_and_leaves_nothing() {
     if !can_run() {
         return;

@@ -292,7 +292,7 @@ impl Cgroup {
         {
             return Err(Error::new(
                 Kind::Invalid,
-                format!("--cgroup: {path:?} leaves the container's cgroup"),
+                format!("--cgroup: bad sub cgroup path {path:?}: it leaves the container's cgroup"),
             ));
         }
         let mut out = self.clone();

@@ -88,7 +88,7 @@ pub fn main() -> ExitCode {
     let context = match globals.context() {
         Ok(context) => context,
         Err(e) => {
-            log::stderr(&e.chain());
+            log::stderr(&format!("error: {}", e.chain()));
             return ExitCode::FAILURE;
         }
     };

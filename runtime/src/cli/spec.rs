@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Parser;
+use kelson_cgroups::{Host, Layout};
 use serde_json::{Value, json};
 
 use super::{Outcome, print};
@@ -29,7 +30,8 @@ pub(super) fn run(args: &Args) -> Outcome {
 }
 
 fn write(args: &Args) -> Result<()> {
-    let text = super::json(&document(args.rootless), true)? + "\n";
+    let unified = Host::detect().is_ok_and(|host| host.layout() == Layout::Unified);
+    let text = super::json(&document(args.rootless, unified), true)? + "\n";
     let path = match &args.file {
         Some(file) if file.as_os_str() == "-" => return print(&text),
         Some(file) => args.bundle.join(file),
@@ -50,7 +52,7 @@ fn write(args: &Args) -> Result<()> {
 }
 
 /// The document that `runc spec` writes, with this runtime's name as host name.
-pub(super) fn document(rootless: bool) -> Value {
+pub(super) fn document(rootless: bool, unified: bool) -> Value {
     let caps = json!(["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"]);
     let mut spec = json!({
         "ociVersion": "1.2.0",
@@ -84,8 +86,7 @@ pub(super) fn document(rootless: bool) -> Value {
         "linux": {
             "resources": {"devices": [{"allow": false, "access": "rwm"}]},
             "namespaces": [
-                {"type": "pid"}, {"type": "network"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"},
-                {"type": "cgroup"}
+                {"type": "pid"}, {"type": "network"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"}
             ],
             "maskedPaths": [
                 "/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
@@ -94,6 +95,10 @@ pub(super) fn document(rootless: bool) -> Value {
             "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]
         }
     });
+    // As runc: on v1 those who want one add it, and some add it without looking.
+    if unified && let Some(namespaces) = spec["linux"]["namespaces"].as_array_mut() {
+        namespaces.push(json!({"type": "cgroup"}));
+    }
     if rootless {
         make_rootless(&mut spec);
     }
@@ -139,8 +144,8 @@ mod tests {
 
     #[test]
     fn both_forms_pass_our_own_checks() {
-        for rootless in [false, true] {
-            let config: Config = serde_json::from_value(document(rootless)).unwrap();
+        for (rootless, unified) in [(false, false), (false, true), (true, false), (true, true)] {
+            let config: Config = serde_json::from_value(document(rootless, unified)).unwrap();
             validate::config(&config).unwrap();
         }
     }

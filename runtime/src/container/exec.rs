@@ -153,7 +153,14 @@ pub fn exec(
     if options.cgroup.is_empty() && cgroup.is_unified() {
         cgroup = cgroup.where_process_is(record.pid)?;
     }
-    let joiner = cgroup.joiner()?;
+    let joiner = cgroup.joiner();
+    let joiner = if options.cgroup.is_empty() {
+        joiner?
+    } else {
+        joiner
+            .map_err(Error::from)
+            .doing(|| "--cgroup: error adding pid to it")?
+    };
     if let Some(warning) = lsm::check(&process)? {
         log.warn(&warning);
     }

@@ -22,6 +22,7 @@ use crate::notify;
 use crate::process::attributes::Attributes;
 use crate::process::capabilities::{self, Sets};
 use crate::process::seal;
+use crate::rootfs::WayIn;
 use crate::seccomp::{self, Agent, Filter, Prepared};
 use crate::terminal::{self, Outlet};
 
@@ -105,8 +106,8 @@ pub struct Plan {
     pub preserve_fds: u32,
     /// `LISTEN_FDS` and its kin.
     pub extra_env: Vec<String>,
-    /// pivot_root or move and chroot.
-    pub pivot: bool,
+    /// How the root filesystem becomes the root.
+    pub way_in: WayIn,
     /// A session keyring of its own.
     pub new_keyring: bool,
     /// The service manager's `NOTIFY_SOCKET`, where the container is to have one of its own.
@@ -165,6 +166,11 @@ pub fn plan(store: &Store, log: &Log, options: &Options, console: Console) -> Re
         seal::ensure()?;
     }
     let cgroup = cgroup_of(&config, options)?;
+    let way_in = match (namespaces.has(Ns::Mount), options.no_pivot) {
+        (false, _) => WayIn::Chroot,
+        (true, true) => WayIn::Move,
+        (true, false) => WayIn::Pivot,
+    };
     let resources = config.linux.resources.as_ref();
     let devices = DeviceRules::new(resources.and_then(|r| r.devices().as_deref()).unwrap_or_default())?;
     let Prepared { filter, agent } = match &config.linux.seccomp {
@@ -210,7 +216,7 @@ pub fn plan(store: &Store, log: &Log, options: &Options, console: Console) -> Re
         pidfd_socket,
         preserve_fds: options.preserve_fds + listen,
         extra_env,
-        pivot: !options.no_pivot,
+        way_in,
         new_keyring: !options.no_new_keyring,
         log: log.clone(),
         notify,

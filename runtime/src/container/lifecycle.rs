@@ -33,10 +33,14 @@ use crate::log::{Log, rfc3339};
 use crate::namespaces::user;
 use crate::notify::Proxy;
 use crate::process::stat;
+use crate::rootfs::WayIn;
+use crate::rootfs::host;
 use crate::seccomp::Agent;
 
 /// How long killed processes may take to be gone.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
+/// How long `delete` without force lets a program run that may just be ending.
+const DELETE_PATIENCE: Duration = Duration::from_millis(100);
 /// How long a cgroup may take to become removable.
 const CGROUP_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a started process may take to execute; hooks have their own limits and may need all of it.
@@ -65,6 +69,7 @@ impl Drop for Ready {
         drop(self.init.take());
         if self.cgroup_made {
             let _ = self.record.cgroup.kill_all(KILL_PATIENCE);
+            let _ = self.record.take_off_host();
             let _ = self.record.cgroup.remove(CGROUP_PATIENCE);
             let _ = self.record.intel_rdt.as_ref().map(intel_rdt::Group::remove);
         }
@@ -82,7 +87,7 @@ impl Drop for Ready {
 pub fn prepare(store: &Store, plan: &Plan, options: &Options, wait_for_start: bool) -> Result<Ready> {
     let entry = store.create(&plan.id)?;
     fault::point("create.reserved");
-    let record = first_record(plan);
+    let record = first_record(plan)?;
     entry.write_first(&record)?;
     let mut ready = Ready {
         entry,
@@ -190,13 +195,13 @@ fn make_cgroup(ready: &mut Ready, plan: &Plan, rootless: Option<bool>) -> Result
     Ok(())
 }
 
-fn first_record(plan: &Plan) -> Record {
+fn first_record(plan: &Plan) -> Result<Record> {
     let hooks = plan
         .config
         .hooks
         .as_ref()
         .filter(|h| h.poststart().is_some() || h.poststop().is_some());
-    Record {
+    Ok(Record {
         format: FORMAT,
         oci_version: plan.config.oci_version.clone(),
         id: plan.id.clone(),
@@ -205,6 +210,10 @@ fn first_record(plan: &Plan) -> Record {
         bundle: plan.bundle.clone(),
         config_file: plan.config_file.clone(),
         rootfs: plan.rootfs.clone(),
+        host_mount: match plan.way_in {
+            WayIn::Chroot => Some(host::mount_id(&plan.rootfs)?),
+            WayIn::Pivot | WayIn::Move => None,
+        },
         created: rfc3339(SystemTime::now()),
         owner: nix::unistd::Uid::effective().as_raw(),
         annotations: plan.config.annotations.clone(),
@@ -214,7 +223,7 @@ fn first_record(plan: &Plan) -> Record {
         keyring: plan.new_keyring,
         intel_rdt: plan.intel_rdt.as_ref().map(|rdt| rdt.group.clone()),
         config: None,
-    }
+    })
 }
 
 /// Gives the agent the descriptor on which a process's calls wait.
@@ -510,7 +519,10 @@ pub fn delete(store: &Store, id: &str, force: bool, log: &Log) -> Result<()> {
         }
         other => other?,
     };
-    let status = entry.status(&record);
+    let mut status = entry.status(&record);
+    if status == Status::Running && !force && ends_soon(&record) {
+        status = Status::Stopped;
+    }
     if matches!(status, Status::Running | Status::Paused) && !force {
         return Err(Error::new(
             Kind::Conflict,
@@ -521,6 +533,23 @@ pub fn delete(store: &Store, id: &str, force: bool, log: &Log) -> Result<()> {
         ));
     }
     destroy(&entry, &record, log)
+}
+
+/// A program that was told to end, or has nothing left to do, may be on its way: who calls `delete` right after
+/// `start` or `kill` means the end of it.
+fn ends_soon(record: &Record) -> bool {
+    let Some(pid) = rustix::process::Pid::from_raw(record.pid) else {
+        return true;
+    };
+    let Ok(fd) = pidfd_open(pid, PidfdFlags::empty()) else {
+        return true;
+    };
+    if !record.is_alive() {
+        return true;
+    }
+    let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
+    let limit = PollTimeout::try_from(DELETE_PATIENCE).unwrap_or(PollTimeout::ZERO);
+    matches!(poll(&mut fds, limit), Ok(n) if n > 0)
 }
 
 /// With `force` a start or creation that holds the lock is not waited for: it ends when its container's process does.
@@ -543,6 +572,7 @@ pub fn destroy(entry: &Entry, record: &Record, log: &Log) -> Result<()> {
     record.cgroup.kill_all(KILL_PATIENCE)?;
     wait_until_dead(record)?;
     fault::point("delete.killed");
+    record.take_off_host()?;
     record.cgroup.remove(CGROUP_PATIENCE)?;
     record
         .intel_rdt

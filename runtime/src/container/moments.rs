@@ -17,7 +17,8 @@ use crate::log::Log;
 pub(super) fn early(plan: &Plan, record: &Record, pid: Pid) -> Result<String> {
     let mut record = record.clone();
     record.pid = pid.as_raw();
-    let state = record.oci_state(Status::Creating);
+    // "created" from step 3 of the lifecycle on, which is theirs (runtime-spec, runtime.md, state).
+    let state = record.oci_state(Status::Created);
     if let Some(h) = &plan.config.hooks {
         hooks::run_all("prestart", h.prestart().as_ref(), &state)?;
         hooks::run_all("createRuntime", h.create_runtime().as_ref(), &state)?;

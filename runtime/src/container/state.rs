@@ -37,6 +37,9 @@ pub struct Record {
     pub config_file: Option<PathBuf>,
     /// The root filesystem on the host, absolute.
     pub rootfs: PathBuf,
+    /// Without a mount namespace: the mount it was on before ours was put over it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_mount: Option<u64>,
     /// RFC 3339, UTC.
     pub created: String,
     /// User id of who created it.
@@ -123,6 +126,16 @@ pub fn status(record: &Record, signs: Signs) -> Status {
 }
 
 impl Record {
+    /// Unmounts what a container without a mount namespace had mounted on the host.
+    ///
+    /// # Errors
+    /// The errno of umount.
+    pub fn take_off_host(&self) -> crate::error::Result<()> {
+        self.host_mount.map_or(Ok(()), |before| {
+            crate::rootfs::host::take_off(&self.rootfs, before)
+        })
+    }
+
     /// Whether its first process is there and has not ended.
     pub fn is_alive(&self) -> bool {
         stat::is_alive(self.pid, self.start_time)

@@ -132,27 +132,12 @@ fn prepare(
         rootfs: plan.rootfs.clone(),
         cgroup: Some(&plan.cgroup),
         user_namespace: ns.has(Ns::User),
+        way_in: plan.way_in,
         cgroup_namespace: ns.has(Ns::Cgroup),
         label: rootfs::label::of(config)?,
         open_source: rootfs::OpenSource(&|index| channel.source(index)),
     };
-    let (slave, state) = if ns.has(Ns::Mount) {
-        enter_root(plan, channel, &setup)?
-    } else {
-        let state = run_hooks(plan, channel)?;
-        rustix::process::chroot(&plan.rootfs)
-            .doing(|| format!("root.path: chroot to {}", plan.rootfs.display()))?;
-        rustix::process::chdir("/").doing(|| "root.path: enter")?;
-        let slave = match &plan.console {
-            Some(outlet) => {
-                let pty = terminal::open_inside(plan.process.console_size)?;
-                outlet.send(pty.master.as_fd())?;
-                Some(pty.slave)
-            }
-            None => None,
-        };
-        (slave, state)
-    };
+    let (slave, state) = enter_root(plan, channel, &setup)?;
     let target = Target {
         process: &plan.process,
         capabilities: plan.capabilities,
@@ -196,6 +181,8 @@ fn enter_root(
         }
         None => None,
     };
+    // Where createContainer hooks find the container's files.
+    rustix::process::fchdir(&mounted.root).doing(|| "enter the root filesystem")?;
     let state = run_hooks(plan, channel)?;
     mounted
         .root
@@ -209,7 +196,7 @@ fn enter_root(
             }
         })
         .doing(|| format!("process.cwd: make {}", plan.process.cwd))?;
-    rootfs::finish(setup, mounted, plan.pivot)?;
+    rootfs::finish(setup, mounted)?;
     fault::point("child.pivoted");
     Ok((slave, state))
 }
@@ -222,7 +209,7 @@ fn run_hooks(plan: &Plan, channel: &Channel) -> Result<Option<String>> {
     channel.send(&Message::Hooks)?;
     let state = channel.wait_go()?;
     if let Some(list) = hooks.create_container().as_ref().filter(|list| !list.is_empty()) {
-        let state = hooks::state_inside(state.as_deref().unwrap_or("{}"), "creating");
+        let state = hooks::state_inside(state.as_deref().unwrap_or("{}"), "created");
         hooks::run_all("createContainer", Some(list), &state)?;
     }
     Ok(state)

@@ -7,6 +7,7 @@ mod bind;
 mod cgroup;
 mod copy_up;
 mod devices;
+pub mod host;
 pub mod idmap;
 pub mod label;
 mod mask;
@@ -45,6 +46,8 @@ pub struct Setup<'a> {
     pub cgroup: Option<&'a Cgroup>,
     /// Device nodes cannot be made, only bound from the host.
     pub user_namespace: bool,
+    /// How the tree will become the root.
+    pub way_in: WayIn,
     /// The container's cgroup namespace is its own.
     pub cgroup_namespace: bool,
     /// SELinux context of new mounts.
@@ -68,6 +71,17 @@ impl std::fmt::Debug for OpenSource<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("OpenSource")
     }
+}
+
+/// How the mounted tree becomes the root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WayIn {
+    /// By pivot_root.
+    Pivot,
+    /// `--no-pivot`: moved over `/`, then chroot.
+    Move,
+    /// Without a mount namespace: chroot alone. The host's mounts stay as they are; see [`host`].
+    Chroot,
 }
 
 /// The mounted root filesystem, before it becomes the root.
@@ -126,7 +140,7 @@ fn has_own_dev(setup: &Setup<'_>) -> bool {
 ///
 /// # Errors
 /// Names the path or entry of config.json.
-pub fn finish(setup: &Setup<'_>, mounted: Mounted, pivot: bool) -> Result<()> {
+pub fn finish(setup: &Setup<'_>, mounted: Mounted) -> Result<()> {
     mask::readonly_paths(&mounted.root, &setup.config.linux.readonly_paths)?;
     mask::masked_paths(&mounted.root, setup.label, &setup.config.linux.masked_paths)?;
     let readonly = attr::MountAttr {
@@ -145,10 +159,10 @@ pub fn finish(setup: &Setup<'_>, mounted: Mounted, pivot: bool) -> Result<()> {
     {
         attr::set_attr(&mounted.root, false, readonly).doing(|| "root.readonly: make the root read-only")?;
     }
-    if pivot {
-        pivot::pivot(&mounted.root)?
-    } else {
-        pivot::move_root(&mounted.root, &setup.rootfs)?
+    match setup.way_in {
+        WayIn::Pivot => pivot::pivot(&mounted.root)?,
+        WayIn::Move => pivot::move_root(&mounted.root, &setup.rootfs)?,
+        WayIn::Chroot => return pivot::chroot_only(&mounted.root),
     }
     if has_own_dev(setup) {
         devices::reopen_null().doing(|| "standard streams")?;
@@ -181,15 +195,8 @@ fn bind_root(setup: &Setup<'_>) -> Result<Root> {
             recursive: true,
         },
     };
-    mount(None::<&str>, "/", None::<&str>, flags(first), None::<&str>)
-        .doing(|| "change propagation of all mounts")?;
-    if first.flag == MS_SHARED || !first.recursive {
-        let other = if first.flag == MS_SLAVE {
-            MS_SLAVE
-        } else {
-            MS_PRIVATE
-        };
-        isolate_parent(&setup.rootfs, MsFlags::from_bits_truncate(other))?;
+    if setup.way_in != WayIn::Chroot {
+        change_all(setup, first)?;
     }
     let flags =
         OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
@@ -206,6 +213,21 @@ fn bind_root(setup: &Setup<'_>) -> Result<Root> {
     move_mount(&tree, "", CWD, &setup.rootfs, flags)
         .doing(|| format!("root.path: mount {}", setup.rootfs.display()))?;
     Ok(Root::new(tree))
+}
+
+/// Before the bind, so that what is mounted for the container does not reach the host.
+fn change_all(setup: &Setup<'_>, first: options::Propagation) -> Result<()> {
+    mount(None::<&str>, "/", None::<&str>, flags(first), None::<&str>)
+        .doing(|| "change propagation of all mounts")?;
+    if first.flag == MS_SHARED || !first.recursive {
+        let other = if first.flag == MS_SLAVE {
+            MS_SLAVE
+        } else {
+            MS_PRIVATE
+        };
+        isolate_parent(&setup.rootfs, MsFlags::from_bits_truncate(other))?;
+    }
+    Ok(())
 }
 
 fn wanted_propagation(setup: &Setup<'_>) -> Option<options::Propagation> {

@@ -40,6 +40,13 @@ pub(super) fn pivot(root: &Root) -> Result<()> {
     rustix::process::chdir("/").doing(|| "enter the new root")
 }
 
+/// For a mount namespace that is not the container's own.
+pub(super) fn chroot_only(root: &Root) -> Result<()> {
+    fchdir(root).doing(|| "enter the new root")?;
+    chroot(".").doing(|| "chroot")?;
+    rustix::process::chdir("/").doing(|| "enter the new root")
+}
+
 /// For a root that cannot be pivoted from (an initramfs): move the mount over `/`, and chroot.
 ///
 /// The host's mounts stay below. That is why its procfs and sysfs are taken off first: while the kernel finds one whole in

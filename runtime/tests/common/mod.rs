@@ -79,6 +79,10 @@ impl Bundle {
         assert!(made.status.success(), "{}", text(&made.stderr));
         let raw = fs::read_to_string(bundle.dir.path().join("config.json")).unwrap();
         bundle.config = serde_json::from_str(&raw).unwrap();
+        let namespaces = bundle.config["linux"]["namespaces"].as_array_mut().unwrap();
+        if !namespaces.iter().any(|n| n["type"] == "cgroup") {
+            namespaces.push(json!({"type": "cgroup"}));
+        }
         bundle.config["process"]["terminal"] = json!(false);
         bundle.config["process"]["args"] = json!(["/bin/sh", "-c", script]);
         bundle.config["root"]["readonly"] = json!(false);

@@ -41,8 +41,8 @@ pub(super) fn namespaces(c: &Config) -> Result<()> {
             "masked and read-only paths need a mount namespace",
         ));
     }
-    if !has(Ns::Mount) && !c.mounts.is_empty() {
-        return Err(Error::field("mounts", "need a mount namespace"));
+    if !has(Ns::Mount) && c.linux.rootfs_propagation.is_some() {
+        return Err(Error::field("linux.rootfsPropagation", "needs a mount namespace"));
     }
     Ok(())
 }
