@@ -368,7 +368,7 @@ fn nodes_are_made_inside_whatever_dev_is() {
             b.config["linux"]["devices"] = json!([
                 {"path": "/dev/mine", "type": "c", "major": 1, "minor": 3},
                 {"path": "/dev/sub/dir/mine", "type": "p"},
-                {"path": "/link/mine", "type": "b", "major": 7, "minor": 0}]);
+                {"path": "/link/other", "type": "b", "major": 7, "minor": 0}]);
             let dev = b.rootfs().join("dev");
             fs::remove_dir_all(&dev).unwrap();
             let target = format!("{up}{}", canary.path.display());

@@ -7,6 +7,7 @@ use std::path::Path;
 use kelson_cgroups::Joiner;
 use oci_spec::runtime::{Hooks, LinuxNamespaceType as Ns};
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 use super::finalize::{self, Target};
@@ -17,6 +18,7 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::namespaces::join::{self, Opened};
 use crate::namespaces::time::Offsets;
 use crate::process::{affinity, credentials, keyring};
+use crate::rootfs::resolve::Root;
 use crate::rootfs::{self, Setup};
 use crate::{fault, hooks, lsm, private_proc, terminal};
 
@@ -184,21 +186,21 @@ fn enter_root(
     // Where createContainer hooks find the container's files.
     rustix::process::fchdir(&mounted.root).doing(|| "enter the root filesystem")?;
     let state = run_hooks(plan, channel)?;
-    mounted
-        .root
-        .make_dirs(Path::new(&plan.process.cwd))
-        .map(drop)
-        .or_else(|e| {
-            if e == rustix::io::Errno::NOTDIR || e == rustix::io::Errno::ROFS {
-                Ok(())
-            } else {
-                Err(e)
-            }
-        })
-        .doing(|| format!("process.cwd: make {}", plan.process.cwd))?;
+    if plan.process.cwd != "/" {
+        make_cwd(&mounted.root, Path::new(&plan.process.cwd))?;
+    }
     rootfs::finish(setup, mounted)?;
     fault::point("child.pivoted");
     Ok((slave, state))
+}
+
+/// runc makes a missing working directory, and engines rely on it.
+fn make_cwd(root: &Root, cwd: &Path) -> Result<()> {
+    match root.make_dirs(cwd) {
+        // chdir will tell.
+        Ok(_) | Err(Errno::NOTDIR | Errno::ROFS) => Ok(()),
+        Err(e) => Err(e).doing(|| format!("process.cwd: make {}", cwd.display())),
+    }
 }
 
 /// Has the runtime run prestart and createRuntime in its namespaces, then runs createContainer in ours.

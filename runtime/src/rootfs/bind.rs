@@ -10,22 +10,27 @@ use rustix::fs::{AtFlags, CWD, FileType, readlinkat, statat, symlinkat};
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
 
-use super::Setup;
 use super::mounts::{Entry, after_attach, attach};
 use super::options::Options;
 use super::resolve::Root;
 use super::target::{self, Target};
+use super::{Mounted, Setup};
 use crate::error::{Doing, Error, Kind, Result};
 
-pub(super) fn mount(setup: &Setup<'_>, root: &Root, entry: &Entry<'_>) -> Result<()> {
+pub(super) fn mount(setup: &Setup<'_>, mounted: &Mounted, entry: &Entry<'_>) -> Result<()> {
     let options = &entry.options;
     if options.remount() {
         // mount(2) ignores the source of a remount, and so does runc.
-        let target = target::open(root, entry.destination, Target::Any)?;
-        change(&target, options)?;
-        return after_attach(target.as_fd(), options);
+        let target = target::open(mounted, entry.destination, Target::Any)?;
+        change(&target.fd, options)?;
+        return after_attach(target.fd.as_fd(), options);
     }
-    if options.copy_symlink && copy_symlink(root, &source_path(setup.bundle, entry.mount), entry.destination)?
+    if options.copy_symlink
+        && copy_symlink(
+            &mounted.root,
+            &source_path(setup.bundle, entry.mount),
+            entry.destination,
+        )?
     {
         return Ok(());
     }
@@ -48,11 +53,11 @@ pub(super) fn mount(setup: &Setup<'_>, root: &Root, entry: &Entry<'_>) -> Result
     } else {
         Target::File
     };
-    let target = target::open(root, entry.destination, kind)?;
+    let target = target::open(mounted, entry.destination, kind)?;
     let is_proc = is_procfs_at_proc(&tree, entry.destination);
     target::forbid_in_proc(&target, entry.destination, is_proc)?;
     change(&tree, options)?;
-    attach(tree.as_fd(), &target)?;
+    attach(tree.as_fd(), &target.fd)?;
     after_attach(tree.as_fd(), options)
 }
 

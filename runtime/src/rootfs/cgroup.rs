@@ -7,17 +7,16 @@ use std::path::Path;
 use kelson_cgroups::{Cgroup, Version};
 use kelson_sys::mount as attr;
 use nix::libc::{EBUSY, ENOENT, EPERM};
-use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat, symlinkat};
-use rustix::mount::{OpenTreeFlags, open_tree};
+use rustix::fs::{CWD, Mode, mkdirat, symlinkat};
+use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
 use super::mounts::{Entry, after_attach, attach, new_filesystem};
 use super::options::{self, Attributes, Options};
-use super::resolve::Root;
 use super::target::{self, Target};
-use super::{Setup, mask};
+use super::{Mounted, Setup, mask};
 use crate::error::{Doing, Error, Kind, Result};
 
-pub(super) fn mount_cgroup(setup: &Setup<'_>, root: &Root, entry: &Entry<'_>) -> Result<()> {
+pub(super) fn mount_cgroup(setup: &Setup<'_>, mounted: &Mounted, entry: &Entry<'_>) -> Result<()> {
     let Some(cgroup) = setup.cgroup else {
         return Err(Error::new(Kind::Unsupported, "the container has no cgroup"));
     };
@@ -29,14 +28,14 @@ pub(super) fn mount_cgroup(setup: &Setup<'_>, root: &Root, entry: &Entry<'_>) ->
         options.recursive.set |= attr::RDONLY;
         options.recursive.clear &= !attr::RDONLY;
     }
-    let target = target::open(root, entry.destination, Target::Directory)?;
+    let target = target::open(mounted, entry.destination, Target::Directory)?;
     target::forbid_in_proc(&target, entry.destination, false)?;
     let made = if cgroup.is_unified() {
         let made = unified(setup, cgroup, &options)?;
-        attach(made.as_fd(), &target)?;
+        attach(made.as_fd(), &target.fd)?;
         made
     } else {
-        controllers(setup, cgroup, &options, &target)?
+        controllers(setup, cgroup, &options, &target.fd)?
     };
     after_attach(made.as_fd(), &options)
 }
@@ -70,8 +69,6 @@ fn controllers(setup: &Setup<'_>, cgroup: &Cgroup, options: &Options, target: &O
     let empty = options::parse(&["nosuid", "nodev", "noexec", "mode=755"]);
     let tmpfs = new_filesystem(setup.label, "tmpfs", "cgroup", &empty)?;
     attach(tmpfs.as_fd(), target)?;
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let dir = openat(&tmpfs, ".", flags, Mode::empty()).doing(|| "open the tmpfs")?;
     for hierarchy in cgroup.dirs().iter().filter(|d| d.version == Version::V1) {
         let name = hierarchy
             .controllers
@@ -82,18 +79,13 @@ fn controllers(setup: &Setup<'_>, cgroup: &Cgroup, options: &Options, target: &O
             Err(e) if e.errno() == Some(ENOENT) => continue,
             other => other?,
         };
-        mkdirat(&dir, name, Mode::from_raw_mode(0o755)).doing(|| format!("make {name}"))?;
-        let point = openat(
-            &dir,
-            name,
-            OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-            Mode::empty(),
-        )
-        .doing(|| format!("open {name}"))?;
-        attach(bind.as_fd(), &point)?;
+        mkdirat(&tmpfs, name, Mode::from_raw_mode(0o755)).doing(|| format!("make {name}"))?;
+        // By name, as nobody else knows of the tmpfs yet.
+        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        move_mount(&bind, "", &tmpfs, name, flags).doing(|| format!("attach {name}"))?;
         // cpu and cpuacct may share a hierarchy: each is found under its own name, too.
         for alias in name.split(',').filter(|_| name.contains(',')) {
-            symlinkat(name, &dir, alias).doing(|| format!("make {alias}"))?;
+            symlinkat(name, &tmpfs, alias).doing(|| format!("make {alias}"))?;
         }
     }
     // One call for all of them instead of one for each.

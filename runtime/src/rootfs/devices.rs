@@ -11,9 +11,9 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
 
-use super::Setup;
 use super::mounts::attach;
 use super::resolve::Root;
+use super::{Mounted, Setup};
 use crate::error::{Doing, Error, Kind, Result};
 
 /// The nodes that every container has (runtime-spec, config-linux.md, "Default Devices").
@@ -44,10 +44,18 @@ struct Node<'a> {
     host: &'a Path,
 }
 
-pub(super) fn make_all(setup: &Setup<'_>, root: &Root) -> Result<()> {
-    let dev = root
-        .make_dirs(Path::new("/dev"))
-        .doing(|| "open /dev in the container")?;
+pub(super) fn make_all(setup: &Setup<'_>, mounted: &Mounted) -> Result<()> {
+    let root = &mounted.root;
+    let opened = match mounted.dev {
+        Some(_) => None,
+        None => Some(
+            root.make_dirs(Path::new("/dev"))
+                .doing(|| "open /dev in the container")?,
+        ),
+    };
+    let Some(dev) = opened.as_ref().or(mounted.dev.as_ref()) else {
+        return Ok(());
+    };
     for (name, major, minor) in DEFAULT {
         let host = Path::new("/dev").join(name);
         // An entry of linux.devices for the same path decides about mode and owner.
@@ -63,13 +71,13 @@ pub(super) fn make_all(setup: &Setup<'_>, root: &Root) -> Result<()> {
             gid: 0,
             host: &host,
         };
-        make(setup, &dev, Path::new(name), &node).doing(|| format!("make device {}", host.display()))?;
+        make(setup, dev, Path::new(name), &node).doing(|| format!("make device {}", host.display()))?;
     }
     for (i, device) in setup.config.linux.devices.iter().enumerate() {
         listed(setup, root, device)
             .doing(|| format!("linux.devices[{i}]: make device {}", device.path().display()))?;
     }
-    links(&dev)
+    links(dev)
 }
 
 fn listed(setup: &Setup<'_>, root: &Root, d: &LinuxDevice) -> Result<()> {

@@ -91,6 +91,8 @@ pub struct Mounted {
     pub root: Root,
     /// Its devpts, from which the terminal is made.
     pub devpts: Option<OwnedFd>,
+    /// The tmpfs on its /dev, as long as nothing is mounted over it.
+    dev: Option<OwnedFd>,
     /// Made read-only at the end.
     readonly: Vec<OwnedFd>,
 }
@@ -106,6 +108,7 @@ pub fn mount_all(setup: &Setup<'_>) -> Result<Mounted> {
     let mut mounted = Mounted {
         root,
         devpts: None,
+        dev: None,
         readonly: Vec::new(),
     };
     for (i, entry) in setup.config.mounts.iter().enumerate() {
@@ -123,7 +126,7 @@ pub fn mount_all(setup: &Setup<'_>) -> Result<Mounted> {
         })?;
     }
     if has_own_dev(setup) {
-        devices::make_all(setup, &mounted.root)?;
+        devices::make_all(setup, &mounted)?;
     }
     Ok(mounted)
 }

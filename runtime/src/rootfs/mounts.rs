@@ -45,24 +45,28 @@ pub(super) fn mount_entry(
         destination: destination.strip_prefix(&setup.rootfs).unwrap_or(destination),
         options: options::parse(mount.options().as_deref().unwrap_or_default()),
     };
+    if Path::new("dev").starts_with(clean(entry.destination)) {
+        // What is mounted over it hides it.
+        mounted.dev = None;
+    }
     let options = &entry.options;
     let typ = mount.typ().as_deref().unwrap_or("none");
     if options.bind() {
-        return bind::mount(setup, &mounted.root, &entry);
+        return bind::mount(setup, mounted, &entry);
     }
     if options.remount() {
-        let target = target::open(&mounted.root, entry.destination, Target::Any)?;
-        return remount(&target, options);
+        let target = target::open(mounted, entry.destination, Target::Any)?;
+        return remount(&target.fd, options);
     }
     match typ {
-        "cgroup" => cgroup::mount_cgroup(setup, &mounted.root, &entry),
+        "cgroup" => cgroup::mount_cgroup(setup, mounted, &entry),
         "cgroup2" if setup.cgroup.is_some_and(kelson_cgroups::Cgroup::is_unified) => {
-            cgroup::mount_cgroup(setup, &mounted.root, &entry)
+            cgroup::mount_cgroup(setup, mounted, &entry)
         }
         "proc" | "sysfs" => {
-            let target = target::open(&mounted.root, entry.destination, Target::PlainDirectory)?;
+            let target = target::open(mounted, entry.destination, Target::PlainDirectory)?;
             target::forbid_in_proc(&target, entry.destination, typ == "proc")?;
-            fresh(setup.label, typ, mount, options, &target).map(drop)
+            fresh(setup.label, typ, mount, options, &target.fd).map(drop)
         }
         _ => filesystem(setup, mounted, typ, entry),
     }
@@ -78,7 +82,7 @@ fn filesystem(setup: &Setup<'_>, mounted: &mut Mounted, typ: &str, entry: Entry<
         // A directory keeps its mode under the tmpfs that hides it, as in runc.
         options.data.push(format!("mode={mode:o}"));
     }
-    let target = target::open(&mounted.root, entry.destination, Target::Directory)?;
+    let target = target::open(mounted, entry.destination, Target::Directory)?;
     target::forbid_in_proc(&target, entry.destination, false)?;
     // They stay writable until mount points, devices and files in them have been made.
     let late = (tmpfs || clean(entry.destination) == Path::new("dev"))
@@ -88,15 +92,23 @@ fn filesystem(setup: &Setup<'_>, mounted: &mut Mounted, typ: &str, entry: Entry<
         options.recursive.set &= !attr::RDONLY;
     }
     let before = if options.copy_up && tmpfs {
-        Some(copy_up::open(&target)?)
+        Some(copy_up::open(&target.fd)?)
     } else {
         None
     };
-    let fd = fresh(setup.label, typ, entry.mount, &options, &target)?;
+    let fd = fresh(setup.label, typ, entry.mount, &options, &target.fd)?;
     if let Some(before) = before {
         copy_up::copy(&before, &fd)?;
     }
-    if late {
+    let is_dev = tmpfs && target.is_plain() && clean(entry.destination) == Path::new("dev");
+    if is_dev && late {
+        mounted
+            .readonly
+            .push(fd.try_clone().doing(|| "duplicate a descriptor")?);
+        mounted.dev = Some(fd);
+    } else if is_dev {
+        mounted.dev = Some(fd);
+    } else if late {
         mounted.readonly.push(fd);
     } else if typ == "devpts" {
         mounted.devpts = Some(fd);

@@ -69,8 +69,7 @@ impl Root {
             Err(Errno::NOENT) => {}
             other => return other,
         }
-        let (here, names) = self.missing(clean(path))?;
-        make_all(here, &names)
+        self.make(path, make_all)
     }
 
     /// A handle on the file at `path`, made empty where it is missing, with its parents; symlinks as in
@@ -83,55 +82,76 @@ impl Root {
             Err(Errno::NOENT) => {}
             other => return other,
         }
-        let (here, names) = self.missing(clean(path))?;
-        let (name, parents) = names.split_last().ok_or(Errno::ISDIR)?;
-        let dir = make_all(here, parents)?;
-        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
-        match openat(&dir, name, flags, Mode::from_raw_mode(0o755)) {
-            Ok(_) | Err(Errno::EXIST) => {}
-            Err(e) => return Err(e),
+        self.make(path, |here, names| {
+            let (name, parents) = names.split_last().ok_or(Errno::ISDIR)?;
+            let made = match parents {
+                [] => None,
+                parents => Some(make_all(here, parents)?),
+            };
+            let dir = made.as_ref().unwrap_or(here);
+            let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
+            match openat(dir, name, flags, Mode::from_raw_mode(0o755)) {
+                Ok(_) => {}
+                Err(Errno::EXIST) if readlinkat(dir, name, Vec::new()).is_ok() => return Err(Errno::NOTDIR),
+                Err(Errno::EXIST) => {}
+                Err(e) => return Err(e),
+            }
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            openat(dir, name, flags, Mode::empty())
+        })
+    }
+
+    /// Has `make` make what is missing of `path`, given the deepest directory that is there and the names below it. If it
+    /// meets a symlink (`ENOTDIR`) that is one that leads to nothing yet: then the same with where it leads.
+    fn make(
+        &self,
+        path: &Path,
+        make: impl Fn(&OwnedFd, &[OsString]) -> Result<OwnedFd, Errno>,
+    ) -> Result<OwnedFd, Errno> {
+        let mut path = clean(path);
+        for _ in 0..MAX_LINKS {
+            let (here, above, names) = self.missing(&path)?;
+            // What is not there cannot be left again.
+            if names.iter().any(|n| n == "..") {
+                return Err(Errno::NOENT);
+            }
+            match make(&here, &names) {
+                Err(Errno::NOTDIR) => {}
+                other => return other,
+            }
+            let (first, rest) = names.split_first().ok_or(Errno::NOTDIR)?;
+            let link = match readlinkat(&here, first, Vec::new()) {
+                Err(Errno::INVAL) => return Err(Errno::NOTDIR),
+                other => other?,
+            };
+            // An absolute link starts over at the root: joining drops what is before it.
+            let mut next = above.join(OsStr::from_bytes(link.as_bytes()));
+            next.extend(rest);
+            path = next.iter().filter(|n| *n != "/").collect();
         }
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        openat(&dir, name, flags, Mode::empty())
+        Err(Errno::LOOP)
     }
 
     fn directory(&self, path: &Path) -> Result<OwnedFd, Errno> {
         self.open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC)
     }
 
-    /// The deepest directory on the way to `path` that is there, and the names below it that are not.
-    fn missing(&self, path: PathBuf) -> Result<(OwnedFd, Vec<OsString>), Errno> {
-        let mut path = path;
-        for _ in 0..MAX_LINKS {
-            let mut names: Vec<OsString> = path.iter().map(OsString::from).collect();
-            let mut rest = Vec::new();
-            let here = loop {
-                let existing: PathBuf = names.iter().collect();
-                match self.directory(&existing) {
-                    Err(Errno::NOENT) => rest.extend(names.pop()),
-                    other => break other?,
+    /// The deepest directory above `path` that is there, its path, and the names below it.
+    fn missing(&self, path: &Path) -> Result<(OwnedFd, PathBuf, Vec<OsString>), Errno> {
+        let mut names = Vec::new();
+        let mut above = path;
+        while let (Some(parent), Some(name)) = (above.parent(), above.iter().next_back()) {
+            names.push(name.to_owned());
+            above = parent;
+            match self.directory(above) {
+                Err(Errno::NOENT) => {}
+                other => {
+                    names.reverse();
+                    return Ok((other?, above.to_owned(), names));
                 }
-                if names.is_empty() {
-                    break self.directory(Path::new("."))?;
-                }
-            };
-            rest.reverse();
-            let Some(name) = rest.first() else {
-                return Ok((here, rest));
-            };
-            let link = match readlinkat(&here, name, Vec::new()) {
-                // What is not there cannot be left again.
-                Err(Errno::NOENT) if rest.iter().all(|n| n != "..") => return Ok((here, rest)),
-                Err(Errno::INVAL) => return Err(Errno::NOTDIR),
-                other => other?,
-            };
-            // An absolute link starts over at the root: joining drops what is before it.
-            let mut next: PathBuf = names.iter().collect();
-            next.push(OsStr::from_bytes(link.as_bytes()));
-            next.extend(&rest[1..]);
-            path = next.iter().filter(|n| *n != "/").collect();
+            }
         }
-        Err(Errno::LOOP)
+        Ok((self.directory(Path::new("."))?, PathBuf::new(), names))
     }
 
     /// The directory of `path` (made where missing), and the path's last name.
@@ -147,17 +167,19 @@ impl Root {
 }
 
 /// Makes directories one in another.
-fn make_all(mut here: OwnedFd, names: &[OsString]) -> Result<OwnedFd, Errno> {
+fn make_all(here: &OwnedFd, names: &[OsString]) -> Result<OwnedFd, Errno> {
+    let mut made: Option<OwnedFd> = None;
     for name in names {
-        match mkdirat(&here, name, Mode::from_raw_mode(0o755)) {
+        let here = made.as_ref().unwrap_or(here);
+        match mkdirat(here, name, Mode::from_raw_mode(0o755)) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(e) => return Err(e),
         }
         // A name that someone turned into a symlink meanwhile is refused, not followed.
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        here = openat(&here, name, flags, Mode::empty())?;
+        made = Some(openat(here, name, flags, Mode::empty())?);
     }
-    Ok(here)
+    made.ok_or(Errno::NOENT)
 }
 
 /// The path without `.` and `..`, relative. `..` never climbs above the top.

@@ -4,9 +4,12 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxAttributes, StatxFlags, openat, readlinkat, statx};
+use rustix::fs::{
+    AtFlags, CWD, Mode, OFlags, StatxAttributes, StatxFlags, mkdirat, openat, readlinkat, statx,
+};
 use rustix::io::Errno;
 
+use super::Mounted;
 use super::resolve::{Root, clean};
 use crate::error::{Doing, Error, Kind, Result};
 
@@ -26,30 +29,73 @@ pub(super) enum Target {
     Link,
 }
 
-pub(super) fn open(root: &Root, path: &Path, kind: Target) -> Result<OwnedFd> {
-    if clean(path).as_os_str().is_empty() {
+/// An opened mount point.
+#[derive(Debug)]
+pub(super) struct Point {
+    pub fd: OwnedFd,
+    /// No symlink led to it: it is where its path says.
+    plain: bool,
+}
+
+impl Point {
+    /// Whether no symlink led to it.
+    pub fn is_plain(&self) -> bool {
+        self.plain
+    }
+}
+
+pub(super) fn open(mounted: &Mounted, path: &Path, kind: Target) -> Result<Point> {
+    let cleaned = clean(path);
+    if cleaned.as_os_str().is_empty() {
         return Err(Error::new(Kind::Invalid, "the destination is the root itself"));
     }
     let doing = || format!("open mount point {}", path.display());
-    match kind {
-        Target::PlainDirectory => match root.handle_plain(path) {
-            Err(Errno::NOENT) => root.make_dirs(path).doing(doing),
-            Err(Errno::LOOP) => Err(Error::new(
-                Kind::Invalid,
-                format!(
-                    "open mount point {}: procfs and sysfs must be mounted on ordinary directory, and this is a symlink",
-                    path.display()
-                ),
-            )),
-            other => other.doing(doing),
-        },
-        Target::Directory => root.make_dirs(path).doing(doing),
-        Target::File => root.make_file(path).doing(doing),
-        Target::Any => root.handle(path).doing(doing),
-        Target::Link => root
+    let root = &mounted.root;
+    if kind == Target::Link {
+        let fd = root
             .open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC)
-            .doing(doing),
+            .doing(doing)?;
+        return Ok(Point { fd, plain: false });
     }
+    if kind == Target::Directory
+        && let Some(fd) = new_in_dev(mounted, &cleaned).doing(doing)?
+    {
+        return Ok(Point { fd, plain: true });
+    }
+    // Nearly always there is no symlink on the way, which saves the question where it led.
+    let fd = match root.handle_plain(&cleaned) {
+        Ok(fd) => return Ok(Point { fd, plain: true }),
+        Err(Errno::LOOP) if kind == Target::PlainDirectory => {
+            let text = format!(
+                "{}: procfs and sysfs must be mounted on ordinary directory, and this is a symlink",
+                doing()
+            );
+            return Err(Error::new(Kind::Invalid, text));
+        }
+        Err(Errno::NOENT | Errno::LOOP) => match kind {
+            Target::File => root.make_file(path),
+            Target::Any => root.handle(path),
+            _ => root.make_dirs(path),
+        },
+        other => other,
+    };
+    Ok(Point {
+        fd: fd.doing(doing)?,
+        plain: false,
+    })
+}
+
+/// Makes a directory right below a /dev that we have just mounted and nobody else knows of. `None` for any other path, and
+/// for what is there.
+fn new_in_dev(mounted: &Mounted, cleaned: &Path) -> std::result::Result<Option<OwnedFd>, Errno> {
+    let (Some(dev), Ok(name)) = (&mounted.dev, cleaned.strip_prefix("dev")) else {
+        return Ok(None);
+    };
+    if name.iter().count() != 1 || mkdirat(dev, name, Mode::from_raw_mode(0o755)).is_err() {
+        return Ok(None);
+    }
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    openat(dev, name, flags, Mode::empty()).map(Some)
 }
 
 /// The mode of a directory, if it is there.
@@ -86,7 +132,7 @@ pub(super) fn reopen(target: &OwnedFd) -> Result<OwnedFd> {
 
 /// Mounts that hide parts of procfs would mislead the checks of programs that read it; only what presents resource
 /// figures may be replaced (lxcfs does). `is_proc`: it is procfs that is mounted, which cannot pretend to be one.
-pub(super) fn forbid_in_proc(target: &OwnedFd, destination: &Path, is_proc: bool) -> Result<()> {
+pub(super) fn forbid_in_proc(target: &Point, destination: &Path, is_proc: bool) -> Result<()> {
     match place_in_proc(destination) {
         InProc::Top if is_proc => Ok(()),
         InProc::Figure => Ok(()),
@@ -95,9 +141,9 @@ pub(super) fn forbid_in_proc(target: &OwnedFd, destination: &Path, is_proc: bool
             format!("{} may only be procfs", destination.display()),
         )),
         InProc::Inside => Err(inside(destination)),
-        // A symlink may lead there.
-        InProc::Outside if is_proc => Ok(()),
-        InProc::Outside => match rustix::fs::fstatfs(target) {
+        InProc::Outside if is_proc || target.plain => Ok(()),
+        // A symlink may have led there.
+        InProc::Outside => match rustix::fs::fstatfs(&target.fd) {
             Ok(s) if s.f_type == rustix::fs::PROC_SUPER_MAGIC => Err(inside(destination)),
             _ => Ok(()),
         },
