@@ -210,6 +210,17 @@ impl From<kelson_cgroups::Error> for Error {
             Cg::Denied => Kind::Denied,
             Cg::Internal => Kind::Internal,
         };
+        let text = e.to_string();
+        if text.starts_with("linux.") {
+            // It begins with the JSON path, and so must the whole error.
+            let source = e.errno().map(io::Error::from_raw_os_error);
+            return Self {
+                kind,
+                errno: e.errno(),
+                doing: text.into(),
+                source: source.map(|e| e.into()),
+            };
+        }
         Self {
             kind,
             errno: e.errno(),

@@ -56,13 +56,21 @@ fn load<T: DeserializeOwned>(path: &Path) -> Result<T> {
 
 fn parse<T: DeserializeOwned>(text: &str) -> std::result::Result<T, String> {
     serde_json::from_str(text).map_err(|e| {
-        let field = locate::path_at(text, e.line(), e.column());
+        let field = locate::field_of(text, &e);
         if field.is_empty() || e.is_eof() || e.is_syntax() {
             e.to_string()
         } else {
             format!("{field}: {e}")
         }
     })
+}
+
+/// Parses the text of a `config.json`.
+///
+/// # Errors
+/// `Invalid` names the field.
+pub fn config_of(text: &str) -> Result<Config> {
+    parse(text).map_err(|why| Error::new(Kind::Invalid, format!("config.json: {why}")))
 }
 
 /// Parses arbitrary bytes as `config.json`, for fuzzing: any input may fail, none may panic.

@@ -1,8 +1,24 @@
 //! Which field a JSON error is about: the path to the value at a line and column.
 
+/// The path of the field that an error of serde_json is about: the one it could not use, or the one it misses. Empty for the
+/// document itself.
+pub(crate) fn field_of(text: &str, error: &serde_json::Error) -> String {
+    let said = error.to_string();
+    let missing = said
+        .strip_prefix("missing field `")
+        .and_then(|rest| rest.split_once('`'));
+    let Some((name, _)) = missing else {
+        return path_at(text, error.line(), error.column());
+    };
+    // Found at the end of its object, which belongs to the path no more.
+    let object = path_at(text, error.line(), error.column() + 1);
+    let dot = if object.is_empty() { "" } else { "." };
+    format!("{object}{dot}{name}")
+}
+
 /// The path (`linux.namespaces[2].path`) of the innermost value that begins or ends before the given position;
 /// lines and columns count from 1, as serde_json reports them. Empty for the document itself.
-pub(crate) fn path_at(text: &str, line: usize, column: usize) -> String {
+fn path_at(text: &str, line: usize, column: usize) -> String {
     let start: usize = text
         .split_inclusive('\n')
         .take(line.saturating_sub(1))
@@ -109,6 +125,23 @@ mod tests {
         assert_eq!(
             path(r#"{"process": {"terminal": "yes", "cwd": "/"}}"#),
             "process.terminal"
+        );
+    }
+
+    #[test]
+    fn missing_fields_are_named() {
+        let field = |text: &str| field_of(text, &serde_json::from_str::<Config>(text).unwrap_err());
+        assert_eq!(
+            field(r#"{"mounts": [{"type": "proc"}]}"#),
+            "mounts[0].destination"
+        );
+        assert_eq!(
+            field("{\"linux\": {\"namespaces\": [\n{\n}]}}"),
+            "linux.namespaces[0].type"
+        );
+        assert_eq!(
+            field(r#"{"hooks": {"poststop": [{"path": "/a"}, {}]}}"#),
+            "hooks.poststop[1].path"
         );
     }
 

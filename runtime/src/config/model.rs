@@ -36,9 +36,62 @@ pub struct Config {
     /// Free-form.
     #[serde(default, deserialize_with = "or_default")]
     pub annotations: HashMap<String, String>,
+    /// What is FreeBSD's own: not used, but a wrong value is one.
+    pub freebsd: Option<FreeBsd>,
     /// What is Linux's own.
     #[serde(default, deserialize_with = "or_default")]
     pub linux: Linux,
+}
+
+/// `freebsd`, as far as its values can be wrong.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Deserialize)]
+pub struct FreeBsd {
+    /// Parameters of jail(8).
+    pub jail: Option<Jail>,
+}
+
+/// `freebsd.jail`
+#[derive(Debug, Default, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Jail {
+    /// Host name and the like.
+    pub host: Option<SharedOrNew>,
+    /// Network stack.
+    pub vnet: Option<SharedOrNew>,
+    /// IPv4 addresses.
+    pub ip4: Option<Sharing>,
+    /// IPv6 addresses.
+    pub ip6: Option<Sharing>,
+    /// System V messages.
+    pub sysvmsg: Option<Sharing>,
+    /// System V semaphores.
+    pub sysvsem: Option<Sharing>,
+    /// System V shared memory.
+    pub sysvshm: Option<Sharing>,
+    /// What statfs shows.
+    pub enforce_statfs: Option<u8>,
+}
+
+/// How a jail has something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Sharing {
+    /// Not at all.
+    Disable,
+    /// Of its own.
+    New,
+    /// The host's.
+    Inherit,
+}
+
+/// How a jail has something that it cannot be without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SharedOrNew {
+    /// Of its own.
+    New,
+    /// The host's.
+    Inherit,
 }
 
 /// `process`, and the file of `exec --process`.

@@ -59,7 +59,7 @@ fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
 
 pub(super) fn parse<'a, T: Deserialize<'a>>(raw: &'a str) -> Result<T> {
     serde_json::from_str(raw).map_err(|e| {
-        let field = locate::path_at(raw, e.line(), e.column());
+        let field = locate::field_of(raw, &e);
         let dot = if field.is_empty() { "" } else { "." };
         Error::field(format!("linux.seccomp{dot}{field}"), e)
     })

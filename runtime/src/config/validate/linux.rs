@@ -94,6 +94,9 @@ pub fn dotted(name: &str) -> String {
 
 pub(super) fn rest(c: &Config) -> Result<()> {
     let l = &c.linux;
+    if l.cgroups_path.as_deref().is_some_and(|p| p.contains('\0')) {
+        return Err(Error::field("linux.cgroupsPath", "holds a NUL byte"));
+    }
     if let Some(p) = l.rootfs_propagation.as_deref().filter(|p| !p.is_empty())
         && options::propagation(p).is_none()
     {

@@ -6,6 +6,9 @@ mod linux;
 mod mounts;
 mod namespaces;
 mod process;
+mod resources;
+#[cfg(test)]
+mod table;
 
 use super::model::Config;
 use crate::error::{Error, Kind, Result};
@@ -13,8 +16,9 @@ use crate::error::{Error, Kind, Result};
 pub use linux::dotted;
 pub use namespaces::ns_name;
 pub use process::process;
+pub use resources::resources;
 
-/// Checks all of it.
+/// Checks all that is there, and that what a container cannot be created without is.
 ///
 /// # Errors
 /// `Invalid` or `Unsupported` for the first rule that does not hold.
@@ -31,7 +35,7 @@ pub fn config(c: &Config) -> Result<()> {
         process(p, "process")?;
     }
     if c.annotations.contains_key("") {
-        return Err(Error::field("annotations", "a key must not be empty"));
+        return Err(Error::field("annotations[\"\"]", "is an empty key"));
     }
     c.hooks.as_ref().map_or(Ok(()), hooks::hooks)?;
     namespaces::namespaces(c)?;
@@ -39,6 +43,7 @@ pub fn config(c: &Config) -> Result<()> {
     mounts::mounts(c)?;
     linux::devices(c)?;
     linux::sysctl(c)?;
+    c.linux.resources.as_ref().map_or(Ok(()), resources)?;
     linux::rest(c)
 }
 

@@ -35,6 +35,10 @@ pub fn process(p: &Process, at: &str) -> Result<()> {
     if p.cwd.contains('\0') {
         return Err(Error::field(field("cwd"), "holds a NUL byte"));
     }
+    if let Some(mask) = p.user.umask.filter(|m| *m > 0o777) {
+        let why = format!("{mask} ({mask:#o}) is above 511 (0o777)");
+        return Err(Error::field(field("user.umask"), why));
+    }
     for (i, limit) in p.rlimits.iter().enumerate() {
         if limit.soft() > limit.hard() {
             let why = format!("soft {} is above hard {}", limit.soft(), limit.hard());
