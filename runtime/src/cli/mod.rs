@@ -169,7 +169,7 @@ fn shown(text: &str) -> ExitCode {
 /// What `spec` writes: a good config for tests to spoil.
 #[cfg(test)]
 pub(crate) fn default_config() -> serde_json::Value {
-    spec::document(false)
+    spec::document(false, false)
 }
 
 /// Everything a command prints.
