@@ -1,10 +1,10 @@
 //! The attach socket: who may read and write which process, and from where on.
-use std::io::{Read, Seek, SeekFrom};
+use std::io::Read;
 use std::sync::Arc;
 use std::time::Duration;
 
 use kelson_shim_proto::attach::{From, Hello, MAX_LINE, Reply, Stream};
-use kelson_shim_proto::logs::json_file::Parser;
+use kelson_shim_proto::logs::format::Replay;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{UnixListener, UnixStream};
 
@@ -61,6 +61,15 @@ async fn client(mut socket: UnixStream, container: &Container) {
         Ok(process) => process,
         Err(error) => return refuse(&mut socket, error.to_string()).await,
     };
+    if hello.reopen {
+        let reply = if process.hub.reopen() {
+            Reply::ok()
+        } else {
+            Reply::refused(format!("{} has no log", process.name()))
+        };
+        let _ = socket.write_all(&reply.encode()).await;
+        return;
+    }
     // A few bytes into an empty socket buffer: this does not wait. It goes first, so that no frame overtakes it.
     if socket.write_all(&Reply::ok().encode()).await.is_err() {
         return;
@@ -200,7 +209,7 @@ async fn replay(client: &Arc<Client>, hub: &Hub) {
     let mut place = hub.oldest();
     let mut file = place.file.take();
     let mut offset = 0_u64;
-    let mut parser = Parser::default();
+    let mut parser = Replay::new(hub.format());
     let mut buffer = vec![0; READ];
     loop {
         let read = file
@@ -211,11 +220,10 @@ async fn replay(client: &Arc<Client>, hub: &Hub) {
                 Next::Live => return,
                 Next::Read(Place { file: None, .. }) if file.is_none() => return,
                 Next::Read(mut next) => {
-                    if let Some(mut opened) = next.file.take() {
-                        let _ = opened.seek(SeekFrom::Start(0));
+                    if let Some(opened) = next.file.take() {
                         file = Some(opened);
                         offset = 0;
-                        parser = Parser::default();
+                        parser = Replay::new(hub.format());
                     }
                     place = next;
                 }
@@ -224,10 +232,7 @@ async fn replay(client: &Arc<Client>, hub: &Hub) {
         }
         offset += read as u64;
         let mut frames: [Vec<u8>; 2] = Default::default();
-        parser.push(&buffer[..read], |entry| {
-            // A torn line is one that a crash cut off; there is nothing to show of it.
-            let Ok(entry) = entry else { return };
-            let stream = entry.source();
+        parser.push(&buffer[..read], |stream, bytes| {
             let index = usize::from(stream == Stream::Stderr);
             let other = if index == 0 {
                 Stream::Stderr
@@ -239,7 +244,7 @@ async fn replay(client: &Arc<Client>, hub: &Hub) {
                 client.deliver(other, &frames[1 - index], None);
                 frames[1 - index].clear();
             }
-            frames[index].extend_from_slice(entry.log.as_bytes());
+            frames[index].extend_from_slice(bytes);
         });
         client.deliver(Stream::Stdout, &frames[0], None);
         client.deliver(Stream::Stderr, &frames[1], None);

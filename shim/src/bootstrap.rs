@@ -207,6 +207,7 @@ async fn start(
         lifetime: Arc::clone(&lifetime),
         events: Events::default(),
         manner: Manner::default(),
+        namespace: String::new(),
     });
     let attach_listener = listener(attach_socket)?;
     tokio::spawn(attach::serve(attach_listener, Arc::clone(&container)));

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
-use crate::{bootstrap, containerd, diagnostics};
+use crate::{bootstrap, compress, containerd, diagnostics};
 
 const USAGE: &str = "usage: kelson-shim serve < PARAMETERS\n       kelson-shim --version\n";
 
@@ -17,9 +17,16 @@ pub fn run(program: &OsStr, args: impl Iterator<Item = OsString>) -> ExitCode {
     if containerd::is_name(&name) {
         return containerd::run(&name, args);
     }
-    let args: Vec<OsString> = args.take(2).collect();
+    let args: Vec<OsString> = args.take(3).collect();
     match args.iter().map(|arg| arg.to_str()).collect::<Vec<_>>().as_slice() {
         [Some("serve")] => match bootstrap::serve() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                diagnostics::report(&error.to_string());
+                ExitCode::FAILURE
+            }
+        },
+        [Some("compress"), Some(path)] => match compress::run(Path::new(path)) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 diagnostics::report(&error.to_string());

@@ -12,6 +12,7 @@
 mod attach;
 mod bootstrap;
 pub mod cli;
+mod compress;
 mod config;
 mod container;
 mod containerd;

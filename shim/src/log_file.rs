@@ -1,20 +1,24 @@
-//! The json-file log being written: batches, rotation, and what happens when the disk is full.
+//! The log being written, in any of its formats: batches, rotation, and what happens when the disk is full.
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use flate2::read::MultiGzDecoder;
 use kelson_shim_proto::attach::Stream;
-use kelson_shim_proto::logs::json_file::{self, Pieces};
-use kelson_shim_proto::logs::{JsonFile, rotate};
-use kelson_shim_proto::time::{MAX_LEN, Time};
+use kelson_shim_proto::logs::format::{Format, Stamp};
+use kelson_shim_proto::logs::json_file::Pieces;
+use kelson_shim_proto::logs::{JsonFile, local, rotate};
+use kelson_shim_proto::time::Time;
 
+use crate::compress::Compressor;
 use crate::diagnostics;
 use crate::error::{Doing, Result};
 
 /// A log that is appended to.
 #[derive(Debug)]
 pub struct LogFile {
+    format: Format,
     path: PathBuf,
     max_size: u64,
     max_file: u32,
@@ -23,17 +27,41 @@ pub struct LogFile {
     generation: u64,
     /// Bytes of output that could not be written since the last write that succeeded.
     lost: u64,
+    /// At work on the file that was rotated last.
+    compressor: Option<Compressor>,
+}
+
+/// A file of the log, for reading.
+#[derive(Debug)]
+pub enum Opened {
+    /// As it was written.
+    Plain(File),
+    /// A rotated one that was compressed.
+    Compressed(Box<MultiGzDecoder<File>>),
+}
+
+impl io::Read for Opened {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(file) => file.read(buffer),
+            Self::Compressed(file) => file.read(buffer),
+        }
+    }
 }
 
 impl LogFile {
-    /// Opens the current file for appending; a torn line that a crash left at its end is closed by a newline.
-    pub fn open(address: &JsonFile) -> Result<Self> {
-        let file = open(&address.path).doing(|| format!("open log {}", address.path.display()))?;
-        let size = file
-            .metadata()
-            .doing(|| format!("open log {}", address.path.display()))?
-            .len();
+    /// Opens the current file for appending. What a crash tore at its end is closed by a newline; in a format without
+    /// lines it is cut off.
+    pub fn open(format: Format, address: &JsonFile) -> Result<Self> {
+        let doing = || format!("open log {}", address.path.display());
+        let file = open(&address.path).doing(doing)?;
+        let mut size = file.metadata().doing(doing)?.len();
+        if format == Format::Local {
+            size = whole_records(&address.path, size).doing(doing)?;
+            file.set_len(size).doing(doing)?;
+        }
         let mut log = Self {
+            format,
             path: address.path.clone(),
             max_size: address.max_size.unwrap_or(u64::MAX),
             max_file: address.max_file,
@@ -41,8 +69,9 @@ impl LogFile {
             size,
             generation: 0,
             lost: 0,
+            compressor: None,
         };
-        if log.is_torn() {
+        if format != Format::Local && log.is_torn() {
             log.write(b"\n", 0);
         }
         Ok(log)
@@ -60,19 +89,18 @@ impl LogFile {
 
     /// Appends what one read returned: one timestamp, and one write unless the file is rotated in between.
     pub fn append(&mut self, pieces: &mut Pieces, stream: Stream, bytes: &[u8]) {
-        self.batch(bytes.len(), stream, |emit| pieces.push(bytes, emit));
+        self.batch(bytes.len(), stream, false, |emit| pieces.push(bytes, emit));
     }
 
     /// Appends a line that ended without a newline.
     pub fn finish(&mut self, pieces: &mut Pieces, stream: Stream) {
         if !pieces.pending().is_empty() {
-            self.batch(pieces.pending().len(), stream, |emit| pieces.finish(emit));
+            self.batch(pieces.pending().len(), stream, true, |emit| pieces.finish(emit));
         }
     }
 
-    fn batch(&mut self, len: usize, stream: Stream, source: impl FnOnce(&mut dyn FnMut(&[u8]))) {
-        let mut stamp = Vec::with_capacity(MAX_LEN);
-        Time::now().write(&mut stamp);
+    fn batch(&mut self, len: usize, stream: Stream, last: bool, source: impl FnOnce(&mut dyn FnMut(&[u8]))) {
+        let stamp = Stamp::new(self.format, Time::now());
         let mut batch = Vec::with_capacity(len + len / 4 + 128);
         let mut output = 0;
         source(&mut |piece| {
@@ -82,7 +110,7 @@ impl LogFile {
                 (output, _) = (0, batch.clear());
                 self.rotate();
             }
-            json_file::write_stamped(&mut batch, piece, stream, &stamp);
+            self.format.write(&mut batch, piece, stream, &stamp, last);
             output += piece.len() as u64;
         });
         self.write(&batch, output);
@@ -99,7 +127,9 @@ impl LogFile {
                 "kelson: {} bytes of output are missing here: the log could not be written\n",
                 self.lost
             );
-            json_file::write(&mut note, text.as_bytes(), Stream::Stderr, Time::now());
+            let stamp = Stamp::new(self.format, Time::now());
+            self.format
+                .write(&mut note, text.as_bytes(), Stream::Stderr, &stamp, false);
             if self.file.write_all(&note).is_err() {
                 self.undo();
                 self.lost += output;
@@ -124,26 +154,55 @@ impl LogFile {
     }
 
     fn rotate(&mut self) {
+        let compresses = self.format == Format::Local && self.max_file > 1;
+        // Names must not move while the last file is being compressed; the current one grows meanwhile.
+        if self.compressor.as_mut().is_some_and(Compressor::is_at_work) {
+            return;
+        }
         for (from, to) in rotate::renames(&self.path, self.max_file) {
-            match std::fs::rename(&from, &to) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    diagnostics::report(&format!("rotate log {}: {error}", from.display()));
-                }
-                _ => {}
+            self.rename(&from, &to);
+            if compresses {
+                let (from, to) = (rotate::compressed(&from), rotate::compressed(&to));
+                self.rename(&from, &to);
             }
         }
         if self.max_file == 1 {
             // Not truncated: whoever reads the old file reads it to its end.
             let _ = std::fs::remove_file(&self.path);
         }
-        match open(&self.path) {
-            Ok(file) => {
-                self.file = file;
-                self.size = 0;
+        self.open_anew();
+        if compresses {
+            self.compressor = Compressor::start(&rotate::name(&self.path, 1));
+        }
+    }
+
+    fn rename(&self, from: &Path, to: &Path) {
+        match std::fs::rename(from, to) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                diagnostics::report(&format!("rotate log {}: {error}", from.display()));
+            }
+            _ => {}
+        }
+    }
+
+    /// Goes on in a new file of the same name; somebody else has renamed the old one.
+    pub fn reopen(&mut self) {
+        self.open_anew();
+    }
+
+    fn open_anew(&mut self) {
+        match open(&self.path).and_then(|file| Ok((file.metadata()?.len(), file))) {
+            Ok((size, file)) => {
+                (self.file, self.size) = (file, size);
                 self.generation += 1;
             }
             Err(error) => diagnostics::report(&format!("open log {}: {error}", self.path.display())),
         }
+    }
+
+    /// How its files look.
+    pub fn format(&self) -> Format {
+        self.format
     }
 
     /// The directory it lies in.
@@ -162,9 +221,16 @@ impl LogFile {
     }
 
     /// Opens the file that was current `back` rotations ago; `None` if there is none (any more).
-    pub fn open_back(&self, back: u64) -> Option<File> {
+    pub fn open_back(&self, back: u64) -> Option<Opened> {
         let back = u32::try_from(back).ok().filter(|back| *back < self.max_file)?;
-        File::open(rotate::name(&self.path, back)).ok()
+        let name = rotate::name(&self.path, back);
+        let plain = File::open(&name).map(Opened::Plain);
+        plain
+            .or_else(|_| {
+                let file = File::open(rotate::compressed(&name))?;
+                io::Result::Ok(Opened::Compressed(Box::new(MultiGzDecoder::new(file))))
+            })
+            .ok()
     }
 
     /// How many files back the oldest one is.
@@ -174,6 +240,37 @@ impl LogFile {
             .last()
             .unwrap_or(0)
     }
+}
+
+/// Where the last whole record of a file of `size` bytes in `local` format ends. Its last length tells at once, unless a
+/// crash tore it; then the records are walked.
+fn whole_records(path: &Path, size: u64) -> io::Result<u64> {
+    use std::os::unix::fs::FileExt;
+    let file = File::open(path)?;
+    let mut bytes = [0; local::LENGTH];
+    let mut length_at = |at: u64| -> Option<u64> {
+        file.read_exact_at(&mut bytes, at).ok()?;
+        local::length(&bytes).map(|length| length as u64)
+    };
+    let ends = 2 * local::LENGTH as u64;
+    let last = size
+        .checked_sub(local::LENGTH as u64)
+        .and_then(|at| Some((at, length_at(at)?)));
+    if let Some((at, length)) = last
+        && let Some(start) = at.checked_sub(length + local::LENGTH as u64)
+        && length_at(start) == Some(length)
+    {
+        return Ok(size);
+    }
+    let mut at = 0;
+    while let Some(length) = length_at(at) {
+        let next = at + length + ends;
+        if next > size || length_at(next - local::LENGTH as u64) != Some(length) {
+            break;
+        }
+        at = next;
+    }
+    Ok(at)
 }
 
 fn open(path: &Path) -> io::Result<File> {
@@ -207,7 +304,7 @@ mod tests {
     #[test]
     fn rotates_by_size_and_keeps_so_many() {
         let dir = tempfile::tempdir().unwrap();
-        let mut log = LogFile::open(&address(dir.path(), Some(130), 2)).unwrap();
+        let mut log = LogFile::open(Format::JsonFile, &address(dir.path(), Some(130), 2)).unwrap();
         let mut pieces = Pieces::default();
         log.append(&mut pieces, Stream::Stdout, b"1\n2\n3\n4\n5\n");
         assert_eq!(log.generation(), 2);
@@ -220,7 +317,7 @@ mod tests {
     #[test]
     fn one_file_begins_anew_and_readers_keep_the_old() {
         let dir = tempfile::tempdir().unwrap();
-        let mut log = LogFile::open(&address(dir.path(), Some(10), 1)).unwrap();
+        let mut log = LogFile::open(Format::JsonFile, &address(dir.path(), Some(10), 1)).unwrap();
         let mut pieces = Pieces::default();
         log.append(&mut pieces, Stream::Stdout, b"1\n");
         let mut old = log.open_back(0).unwrap();
@@ -235,7 +332,7 @@ mod tests {
     fn a_torn_line_does_not_swallow_the_next() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("l.log"), "{\"log\":\"to").unwrap();
-        let mut log = LogFile::open(&address(dir.path(), None, 1)).unwrap();
+        let mut log = LogFile::open(Format::JsonFile, &address(dir.path(), None, 1)).unwrap();
         let mut pieces = Pieces::default();
         log.append(&mut pieces, Stream::Stderr, b"no newline");
         log.finish(&mut pieces, Stream::Stderr);
@@ -243,5 +340,42 @@ mod tests {
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], "{\"log\":\"to");
         assert!(lines[1].starts_with("{\"log\":\"no newline\",\"stream\":\"stderr\""));
+    }
+
+    #[test]
+    fn a_torn_record_is_cut_off() {
+        let dir = tempfile::tempdir().unwrap();
+        let address = address(dir.path(), None, 1);
+        let mut log = LogFile::open(Format::Local, &address).unwrap();
+        let mut pieces = Pieces::default();
+        log.append(&mut pieces, Stream::Stdout, b"one\ntwo\n");
+        let whole = log.size();
+        drop(log);
+        for torn in [&b"\0"[..], b"\0\0\0\x09abc", b"\xff\xff\xff\xff\xff"] {
+            let mut text = std::fs::read(&address.path).unwrap();
+            text.truncate(usize::try_from(whole).unwrap());
+            text.extend_from_slice(torn);
+            std::fs::write(&address.path, text).unwrap();
+            let log = LogFile::open(Format::Local, &address).unwrap();
+            assert_eq!(
+                (log.size(), std::fs::metadata(&address.path).unwrap().len()),
+                (whole, whole)
+            );
+        }
+    }
+
+    #[test]
+    fn somebody_elses_rotation() {
+        let dir = tempfile::tempdir().unwrap();
+        let address = address(dir.path(), None, 1);
+        let mut log = LogFile::open(Format::Cri, &address).unwrap();
+        let mut pieces = Pieces::default();
+        log.append(&mut pieces, Stream::Stdout, b"one\nhal");
+        std::fs::rename(&address.path, dir.path().join("old")).unwrap();
+        log.reopen();
+        log.append(&mut pieces, Stream::Stdout, b"f\n");
+        let text = |name: &str| std::fs::read_to_string(dir.path().join(name)).unwrap();
+        assert!(text("old").ends_with(" stdout F one\n"), "{}", text("old"));
+        assert!(text("l.log").ends_with(" stdout F half\n"), "{}", text("l.log"));
     }
 }

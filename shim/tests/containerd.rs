@@ -326,7 +326,20 @@ impl Drop for Daemon {
             let _ = child.wait();
         }
         for hierarchy in fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
-            let _ = fs::remove_dir(hierarchy.path().join("kelsontest"));
+            let dir = hierarchy.path().join("kelsontest");
+            for left in fs::read_dir(&dir).into_iter().flatten().flatten() {
+                if left
+                    .file_name()
+                    .to_string_lossy()
+                    .starts_with(&format!("k{}-", std::process::id()))
+                {
+                    let until = Instant::now() + Duration::from_secs(1);
+                    while fs::remove_dir(left.path()).is_err() && Instant::now() < until {
+                        std::thread::sleep(Duration::from_millis(10));
+                    }
+                }
+            }
+            let _ = fs::remove_dir(dir);
         }
     }
 }
@@ -360,6 +373,42 @@ fn run_output_and_exit_code() {
         "{}",
         text(&output.stderr)
     );
+    daemon.nothing_left();
+}
+
+#[test]
+fn logs_by_address() {
+    let Some(daemon) = Daemon::start() else { return };
+    let file = format!("file://{}", daemon.path("logs/new/c.log").display());
+    let script = ["/bin/sh", "-c", "echo out; echo err >&2"];
+    let id = daemon.id();
+    let output = daemon.run(&["-d", "--log-uri", &file], &id, &script);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    eventually("it ends", || daemon.status(&id) == "STOPPED");
+    let log = fs::read_to_string(daemon.path("logs/new/c.log")).unwrap();
+    let mut lines: Vec<&str> = log.lines().collect();
+    lines.sort_unstable();
+    assert_eq!(lines, ["err", "out"]);
+    daemon.remove(&id);
+    // A logger gets id and namespace.
+    let logger = daemon.path("logger");
+    fs::write(
+        &logger,
+        "#!/bin/sh\nexec 5>&-\n(echo $CONTAINER_NAMESPACE; cat <&3) > $2\n",
+    )
+    .unwrap();
+    fs::set_permissions(&logger, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let address = format!(
+        "binary://{}?file={}",
+        logger.display(),
+        daemon.path("taken").display()
+    );
+    let id = daemon.id();
+    let output = daemon.run(&["-d", "--log-uri", &address], &id, &script);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let taken = || fs::read_to_string(daemon.path("taken")).unwrap_or_default();
+    eventually("the logger has it", || taken() == "kelsontest\nout\n");
+    daemon.remove(&id);
     daemon.nothing_left();
 }
 

@@ -46,6 +46,10 @@ pub struct Hello {
     /// Reserved: detaching by keys is done by the engine.
     #[serde(default)]
     pub detach_keys: Option<String>,
+    /// Nothing is attached: the log goes on in a new file of the same name, after somebody renamed the old one. The
+    /// reply is the whole answer.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reopen: bool,
 }
 
 /// Where an attached client's output begins.
@@ -82,6 +86,7 @@ impl Hello {
             from: From::Now,
             tty: false,
             detach_keys: None,
+            reopen: false,
         }
     }
 

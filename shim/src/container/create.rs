@@ -14,12 +14,27 @@ use crate::diagnostics;
 use crate::ending;
 use crate::error::{Error, Kind, Result, lock};
 use crate::io::console::{CONSOLE_DEADLINE, Console, ConsoleSocket};
+use crate::io::logger::Logger;
 use crate::io::{self, Addresses, ChildStdio, OurStdio, Sink, pump, relay};
 use crate::log_file::LogFile;
 use crate::mounts;
 use crate::oom;
 use crate::process::{Described, Phase, Process};
 use crate::reaper::Exit;
+
+/// A process's stdio before there is a process.
+pub(super) struct Stdio {
+    /// Given to the runtime.
+    pub child: ChildStdio,
+    /// Our ends.
+    pub ours: OurStdio,
+    /// Where its terminal will be sent to.
+    pub socket: Option<ConsoleSocket>,
+    /// The program that reads its output.
+    pub logger: Option<Logger>,
+    /// Where its output is kept.
+    pub log: Option<LogFile>,
+}
 
 impl Container {
     /// Makes the container; its first process waits for [`Container::start`]. Returns its pid.
@@ -55,18 +70,13 @@ impl Container {
         mounts::mount_root(&rootfs, &self.bundle.join("rootfs"), self.manner.shares_mounts)?;
         // Armed before there is anything that could end: a status that comes before the pid is known is kept.
         let _expecting = self.reaper.expecting();
-        let (child, ours, socket) = self.stdio(described.terminal, &addresses, &self.bundle)?;
-        let log = addresses.open_log()?;
-        let (pid, console) = self
-            .with_console(
-                socket.as_ref(),
-                self.runtime
-                    .create(&self.bundle, child, socket.as_ref().map(ConsoleSocket::address)),
-            )
-            .await?;
+        let stdio = self.stdio(described.terminal, &addresses, &self.bundle).await?;
+        let console = stdio.socket.as_ref().map(ConsoleSocket::address);
+        let call = self.runtime.create(&self.bundle, stdio.child, console);
+        let (pid, console) = self.with_console(stdio.socket.as_ref(), call).await?;
         let exit = self.reaper.exit_of(pid);
         self.init.made(pid, Phase::Created, console.clone());
-        if let Err(error) = connect(&self.init, log, ours, console).await {
+        if let Err(error) = connect(&self.init, stdio.log, stdio.ours, stdio.logger, console).await {
             diagnostics::report(&error.to_string());
         }
         let made = self.init.snapshot().pid;
@@ -124,21 +134,29 @@ impl Container {
         }
     }
 
-    pub(super) fn stdio(
-        &self,
-        terminal: bool,
-        addresses: &Addresses,
-        dir: &Path,
-    ) -> Result<(ChildStdio, OurStdio, Option<ConsoleSocket>)> {
-        if terminal {
-            return Ok((
+    pub(super) async fn stdio(&self, terminal: bool, addresses: &Addresses, dir: &Path) -> Result<Stdio> {
+        let mut logger = match addresses.logger() {
+            Some(binary) => Some(Logger::start(binary, &self.id, &self.namespace, &self.reaper).await?),
+            None => None,
+        };
+        let (child, ours, socket) = if terminal {
+            let socket = ConsoleSocket::bind(dir, "console.sock")?;
+            (
                 ChildStdio::null()?,
-                io::terminal(addresses)?,
-                Some(ConsoleSocket::bind(dir, "console.sock")?),
-            ));
-        }
-        let (child, ours) = io::pipes(addresses, self.manner.io_owner)?;
-        Ok((child, ours, None))
+                io::terminal(addresses, &mut logger)?,
+                Some(socket),
+            )
+        } else {
+            let (child, ours) = io::pipes(addresses, self.manner.io_owner, &mut logger)?;
+            (child, ours, None)
+        };
+        Ok(Stdio {
+            child,
+            ours,
+            socket,
+            logger,
+            log: addresses.open_log()?,
+        })
     }
 
     /// Runs a runtime call that makes a process, and receives its terminal meanwhile.
@@ -201,8 +219,12 @@ pub(super) async fn connect(
     process: &Process,
     log: Option<LogFile>,
     ours: OurStdio,
+    logger: Option<Logger>,
     console: Option<Arc<Console>>,
 ) -> Result<()> {
+    if let Some(logger) = logger {
+        logger.watch(&process.hub);
+    }
     let is_terminal = console.is_some();
     if let Some(console) = console {
         process.hub.opened(log, 1);

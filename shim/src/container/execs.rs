@@ -65,18 +65,13 @@ impl Container {
         let spec = dir.join("process.json");
         std::fs::write(&spec, &added.spec).doing(|| format!("write {}", spec.display()))?;
         let _expecting = self.reaper.expecting();
-        let (child, ours, socket) = self.stdio(described.terminal, &addresses, dir)?;
-        let log = addresses.open_log()?;
-        let (pid, console) = self
-            .with_console(
-                socket.as_ref(),
-                self.runtime
-                    .exec(dir, &spec, child, socket.as_ref().map(ConsoleSocket::address)),
-            )
-            .await?;
+        let stdio = self.stdio(described.terminal, &addresses, dir).await?;
+        let console = stdio.socket.as_ref().map(ConsoleSocket::address);
+        let call = self.runtime.exec(dir, &spec, stdio.child, console);
+        let (pid, console) = self.with_console(stdio.socket.as_ref(), call).await?;
         let exit = self.reaper.exit_of(pid);
         process.made(pid, Phase::Running, console.clone());
-        if let Err(error) = connect(process, log, ours, console).await {
+        if let Err(error) = connect(process, stdio.log, stdio.ours, stdio.logger, console).await {
             diagnostics::report(&error.to_string());
         }
         let made = process.snapshot().pid;

@@ -38,6 +38,8 @@ pub struct Container {
     pub events: Events,
     /// What its caller expects.
     pub manner: Manner,
+    /// Containerd's namespace, which loggers are told.
+    namespace: String,
     runtime: Runtime,
     reaper: Arc<Reaper>,
     execs: Mutex<HashMap<String, Arc<Added>>>,
@@ -84,6 +86,8 @@ pub struct Setup {
     pub events: Events,
     /// What its caller expects.
     pub manner: Manner,
+    /// Containerd's namespace, if it is the caller.
+    pub namespace: String,
 }
 
 /// Where callers differ.
@@ -108,6 +112,7 @@ impl Container {
             lifetime: setup.lifetime,
             events: setup.events,
             manner: setup.manner,
+            namespace: setup.namespace,
             runtime: setup.runtime,
             reaper: setup.reaper,
             execs: Mutex::default(),

@@ -82,6 +82,7 @@ impl Maker {
             lifetime: Arc::clone(&self.lifetime),
             events: self.events.clone(),
             manner,
+            namespace: self.namespace.clone(),
         }))
     }
 }

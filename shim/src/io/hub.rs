@@ -1,16 +1,16 @@
 //! One process's output: first into the log, then to every attached client.
-use std::fs::File;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use kelson_shim_proto::attach::Stream;
+use kelson_shim_proto::logs::format::Format;
 use kelson_shim_proto::logs::json_file::Pieces;
 use tokio::sync::{Notify, watch};
 
 use super::client::Client;
 use crate::diagnostics;
 use crate::error::lock;
-use crate::log_file::LogFile;
+use crate::log_file::{LogFile, Opened};
 
 /// How long a full client (in memory and on disk) may take nothing before it is cut off. A container with a log
 /// does not hang longer than this for a reader that is gone but still connected; a process without a log (exec)
@@ -55,7 +55,7 @@ struct Inner {
 pub struct Place {
     generation: Option<u64>,
     /// The file to read on in, if it is another one than before.
-    pub file: Option<File>,
+    pub file: Option<Opened>,
 }
 
 /// What a reader that has read its file to the end should do.
@@ -190,6 +190,21 @@ impl Hub {
                 inner.cut_off
             ));
         }
+    }
+
+    /// How the log looks that [`Hub::oldest`] opens.
+    pub fn format(&self) -> Format {
+        lock(&self.inner)
+            .log
+            .as_ref()
+            .map(LogFile::format)
+            .unwrap_or_default()
+    }
+
+    /// Goes on in a new log file of the same name; false when there is no log.
+    pub fn reopen(&self) -> bool {
+        let mut inner = lock(&self.inner);
+        inner.log.as_mut().map(LogFile::reopen).is_some()
     }
 
     /// Gives a client everything from now on.

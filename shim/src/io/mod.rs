@@ -2,6 +2,7 @@
 pub mod client;
 pub mod console;
 pub mod hub;
+pub mod logger;
 pub mod pump;
 pub mod relay;
 mod spill;
@@ -11,7 +12,7 @@ use std::fs::OpenOptions;
 use std::os::fd::OwnedFd;
 
 use kelson_shim_proto::attach::Stream;
-use kelson_shim_proto::logs::{Input, Output};
+use kelson_shim_proto::logs::{Binary, Input, Output};
 use rustix::fs::{Gid, Uid};
 use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::io::Interest;
@@ -19,6 +20,7 @@ use tokio::io::unix::AsyncFd;
 
 use crate::error::{Doing, Error, Kind, Result};
 use crate::log_file::LogFile;
+use logger::Logger;
 use relay::{Dest, Source};
 
 /// The three addresses of a process, understood.
@@ -45,9 +47,17 @@ impl Addresses {
 
     /// Opens the log, if one is named. Stdout's address names it for both streams.
     pub fn open_log(&self) -> Result<Option<LogFile>> {
+        match self.stdout.log().or_else(|| self.stderr.log()) {
+            Some((format, file)) => LogFile::open(format, file).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The logger, if one is named. Stdout's address names it for both streams.
+    pub fn logger(&self) -> Option<&Binary> {
         match (&self.stdout, &self.stderr) {
-            (Output::JsonFile(file), _) | (_, Output::JsonFile(file)) => LogFile::open(file).map(Some),
-            _ => Ok(None),
+            (Output::Binary(binary), _) | (_, Output::Binary(binary)) => Some(binary),
+            _ => None,
         }
     }
 }
@@ -99,7 +109,11 @@ pub enum Sink {
 
 /// Makes both ends for a process without a terminal. The pipes are `owner`'s, a user and a group, if there is one: a
 /// process that is not root may open its own `/dev/stdout` again only if it owns what is behind it.
-pub fn pipes(addresses: &Addresses, owner: Option<(u32, u32)>) -> Result<(ChildStdio, OurStdio)> {
+pub fn pipes(
+    addresses: &Addresses,
+    owner: Option<(u32, u32)>,
+    logger: &mut Option<Logger>,
+) -> Result<(ChildStdio, OurStdio)> {
     let mut ours = OurStdio::default();
     let mut input = || {
         let (read, write) = owned_pipe(owner)?;
@@ -119,7 +133,7 @@ pub fn pipes(addresses: &Addresses, owner: Option<(u32, u32)>) -> Result<(ChildS
         },
     };
     let mut output = |address: &Output, stream| {
-        let Some(sink) = sink(address)? else {
+        let Some(sink) = sink(address, stream, logger)? else {
             return null(true);
         };
         let (read, write) = owned_pipe(owner)?;
@@ -139,23 +153,28 @@ pub fn pipes(addresses: &Addresses, owner: Option<(u32, u32)>) -> Result<(ChildS
 }
 
 /// Our end for a process with a terminal, of which it makes both ends itself.
-pub fn terminal(addresses: &Addresses) -> Result<OurStdio> {
+pub fn terminal(addresses: &Addresses, logger: &mut Option<Logger>) -> Result<OurStdio> {
     let mut ours = OurStdio::default();
     if let Input::Path(path) = &addresses.stdin {
         ours.input = match Source::open(path)? {
             Source::Fifo(fd) | Source::Direct(fd) => Some(fd),
         };
     }
-    ours.terminal = sink(&addresses.stdout)?.unwrap_or_default();
+    ours.terminal = sink(&addresses.stdout, Stream::Stdout, logger)?.unwrap_or_default();
     Ok(ours)
 }
 
 /// `None` for nowhere.
-fn sink(address: &Output) -> Result<Option<Sink>> {
+fn sink(address: &Output, stream: Stream, logger: &mut Option<Logger>) -> Result<Option<Sink>> {
     Ok(match address {
+        Output::File(path) => Some(Sink::Relay(Dest::create(path)?)),
+        Output::Binary(_) => match logger.as_mut().and_then(|logger| logger.take(stream)) {
+            Some(pipe) => Some(Sink::Relay(Dest::fifo(pipe)?)),
+            None => None,
+        },
         Output::Null => None,
         Output::Path(path) => Some(Sink::Relay(Dest::open(path)?)),
-        Output::Attached | Output::Attach | Output::JsonFile(_) => Some(Sink::Hub),
+        _ => Some(Sink::Hub),
     })
 }
 

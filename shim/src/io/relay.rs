@@ -64,6 +64,14 @@ impl Dest {
         Ok(Self::File(file, 0))
     }
 
+    /// Opens a file to append to; it and its directory are made if need be.
+    pub fn create(path: &Path) -> Result<Self> {
+        if let Some(dir) = path.parent() {
+            std::fs::create_dir_all(dir).doing(|| format!("make {}", dir.display()))?;
+        }
+        Self::open(path)
+    }
+
     /// The writing end of a pipe.
     pub fn fifo(fd: OwnedFd) -> Result<Self> {
         super::watch(fd, Interest::WRITABLE, "a fifo").map(Self::Fifo)
@@ -137,15 +145,18 @@ pub fn output(hub: &Arc<Hub>, source: OwnedFd, mut dest: Dest) -> Result<()> {
 }
 
 async fn copy_out(source: &AsyncFd<OwnedFd>, mut dest: Option<&mut Dest>) {
-    loop {
-        let Some(bytes) = read(source).await else {
-            return;
-        };
+    let mut lost = None;
+    while let Some(bytes) = read(source).await {
         if let Some(open) = &mut dest
             && !open.write(&bytes).await
         {
-            dest = None;
+            diagnostics::report("the reader of output is gone for good; the process goes on");
+            (dest, lost) = (None, Some(0));
         }
+        lost = lost.map(|lost| lost + bytes.len());
+    }
+    if let Some(lost) = lost {
+        diagnostics::report(&format!("{lost} bytes of output had no reader"));
     }
 }
 

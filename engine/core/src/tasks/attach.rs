@@ -65,6 +65,7 @@ async fn handshake(path: &Path, request: &AttachRequest) -> Result<AttachConnect
         },
         tty: request.tty,
         detach_keys: None,
+        reopen: false,
     };
     writer
         .write_all(&hello.encode())

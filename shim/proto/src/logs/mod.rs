@@ -1,8 +1,11 @@
 //! Where a process's output goes, and how it looks on disk.
 //!
 //! [`Output`] and [`Input`] are the addresses in the `stdin`, `stdout` and `stderr` fields of the Task calls;
-//! [`json_file`] is docker's log format, [`rotate`] its file names.
+//! [`format`] is how a log looks ([`json_file`], [`local`], [`cri`]), [`rotate`] its file names.
+pub mod cri;
+pub mod format;
 pub mod json_file;
+pub mod local;
 pub mod rotate;
 
 use std::fmt;
@@ -18,10 +21,29 @@ pub enum Output {
     Attached,
     /// `kelson-log:json-file?path=P&max-size=N&max-file=N`: kept in docker's format; attached clients see it too.
     JsonFile(JsonFile),
+    /// `kelson-log:local?...` with the same parameters: docker's compact format; rotated files are compressed.
+    Local(JsonFile),
+    /// `kelson-log:cri?...` with the same parameters: Kubernetes' format.
+    Cri(JsonFile),
     /// `kelson-attach:`: attached clients see it (exec processes).
     Attach,
-    /// An absolute path: a fifo or file that the caller has made.
+    /// An absolute path, or `fifo://` and one: a fifo or file that the caller has made.
     Path(PathBuf),
+    /// `file://` and an absolute path: appended to; the file and its directory are made if need be.
+    File(PathBuf),
+    /// `binary://PATH?KEY=VALUE&...`: containerd's logger, a program that reads stdout and stderr.
+    Binary(Binary),
+}
+
+/// A logger: a program that is run beside a process, and reads its output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Binary {
+    /// The program.
+    pub path: PathBuf,
+    /// Its arguments: each key of the address, and its value.
+    pub args: Vec<String>,
+    /// Whether it must say that it is ready (`binary-v2://`), and not only close the descriptor.
+    pub must_say_ready: bool,
 }
 
 /// A log file and its limits.
@@ -59,11 +81,59 @@ impl FromStr for Output {
             "" => Ok(Self::Null),
             "kelson-log:none" => Ok(Self::Attached),
             "kelson-log:json-file" => json_file_address(query).map(Self::JsonFile),
+            "kelson-log:local" => json_file_address(query).map(Self::Local),
+            "kelson-log:cri" => json_file_address(query).map(Self::Cri),
             "kelson-attach:" => Ok(Self::Attach),
             _ if text.starts_with('/') => Ok(Self::Path(PathBuf::from(text))),
+            _ => Self::from_url(text),
+        }
+    }
+}
+
+impl Output {
+    /// The addresses that containerd writes as URLs.
+    fn from_url(text: &str) -> Result<Self, String> {
+        let (scheme, rest) = text.split_once("://").unwrap_or(("", text));
+        let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let path = unescape(path)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute());
+        let absolute = || path.ok_or_else(|| format!("output address {text:?}: path is not absolute"));
+        match scheme {
+            "fifo" => absolute().map(Self::Path),
+            "file" => absolute().map(Self::File),
+            "binary" | "binary-v2" => Ok(Self::Binary(Binary {
+                path: absolute()?,
+                args: arguments(query).ok_or_else(|| format!("output address {text:?}: bad escape"))?,
+                must_say_ready: scheme == "binary-v2",
+            })),
             _ => Err(format!("output address {text:?}: unknown scheme")),
         }
     }
+
+    /// Its log file and format, if it names one.
+    #[must_use]
+    pub fn log(&self) -> Option<(format::Format, &JsonFile)> {
+        match self {
+            Self::JsonFile(file) => Some((format::Format::JsonFile, file)),
+            Self::Local(file) => Some((format::Format::Local, file)),
+            Self::Cri(file) => Some((format::Format::Cri, file)),
+            _ => None,
+        }
+    }
+}
+
+/// `k=v&k2` as `k v k2`.
+fn arguments(query: &str) -> Option<Vec<String>> {
+    let mut args = Vec::new();
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        args.push(unescape(key)?);
+        if !value.is_empty() {
+            args.push(unescape(&value.replace('+', " "))?);
+        }
+    }
+    Some(args)
 }
 
 impl FromStr for Input {
@@ -87,14 +157,37 @@ impl fmt::Display for Output {
             Self::Attached => f.write_str("kelson-log:none"),
             Self::Attach => f.write_str("kelson-attach:"),
             Self::Path(path) => write!(f, "{}", path.display()),
-            Self::JsonFile(file) => {
-                write!(f, "kelson-log:json-file?path={}", Escaped(&file.path))?;
-                if let Some(size) = file.max_size {
-                    write!(f, "&max-size={size}")?;
+            Self::JsonFile(file) => write!(f, "kelson-log:json-file?{file}"),
+            Self::Local(file) => write!(f, "kelson-log:local?{file}"),
+            Self::Cri(file) => write!(f, "kelson-log:cri?{file}"),
+            Self::File(path) => write!(f, "file://{}", Escaped(path)),
+            Self::Binary(binary) => {
+                let scheme = if binary.must_say_ready {
+                    "binary-v2"
+                } else {
+                    "binary"
+                };
+                write!(f, "{scheme}://{}", Escaped(&binary.path))?;
+                for (n, pair) in binary.args.chunks(2).enumerate() {
+                    f.write_str(if n == 0 { "?" } else { "&" })?;
+                    write!(f, "{}=", Escaped(Path::new(&pair[0])))?;
+                    if let Some(value) = pair.get(1) {
+                        write!(f, "{}", Escaped(Path::new(value)))?;
+                    }
                 }
-                write!(f, "&max-file={}", file.max_file)
+                Ok(())
             }
         }
+    }
+}
+
+impl fmt::Display for JsonFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "path={}", Escaped(&self.path))?;
+        if let Some(size) = self.max_size {
+            write!(f, "&max-size={size}")?;
+        }
+        write!(f, "&max-file={}", self.max_file)
     }
 }
 
@@ -187,7 +280,15 @@ mod tests {
             Output::Attached,
             Output::Attach,
             Output::Path("/f".into()),
-            Output::JsonFile(file),
+            Output::JsonFile(file.clone()),
+            Output::Local(file.clone()),
+            Output::Cri(file),
+            Output::File("/a b".into()),
+            Output::Binary(Binary {
+                path: "/bin/l".into(),
+                args: vec!["k".into(), "v w/&".into(), "k2".into(), "v2".into()],
+                must_say_ready: true,
+            }),
         ] {
             assert_eq!(output.to_string().parse(), Ok(output));
         }
@@ -214,12 +315,21 @@ mod tests {
                 max_file: 1
             })
         );
+        let logger: Output = "binary:///l?a=b+c&flag&x=%2f".parse().unwrap();
+        let Output::Binary(logger) = logger else {
+            panic!("{logger:?}");
+        };
+        assert_eq!(logger.args, ["a", "b c", "flag", "x", "/"]);
+        assert_eq!("fifo:///f".parse(), Ok(Output::Path("/f".into())));
         for bad in [
             "kelson-log:json-file",
             "kelson-log:json-file?path=l",
             "kelson-log:json-file?path=/l&max-file=0",
             "kelson-log:json-file?path=/%zz",
             "binary://x",
+            "file://relative",
+            "http:///x",
+            "kelson-log:cri",
             "relative",
         ] {
             assert!(bad.parse::<Output>().is_err(), "{bad}");

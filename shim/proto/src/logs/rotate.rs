@@ -23,6 +23,14 @@ pub fn renames(path: &Path, max_file: u32) -> Vec<(PathBuf, PathBuf)> {
         .collect()
 }
 
+/// The name under which `file`, a rotated one, is kept compressed.
+#[must_use]
+pub fn compressed(file: &Path) -> PathBuf {
+    let mut name = file.as_os_str().to_owned();
+    name.push(".gz");
+    name.into()
+}
+
 /// All files a log may consist of, oldest first; some may not exist.
 #[must_use]
 pub fn oldest_first(path: &Path, max_file: u32) -> Vec<PathBuf> {

@@ -1,0 +1,174 @@
+//! Log formats, loggers, rotation by us and by others.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
+mod common;
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use common::{Bench, ctx, eventually};
+use kelson_shim_proto::attach::{From, Hello, Stream};
+use kelson_shim_proto::error::{Code, decode};
+use kelson_shim_proto::logs::format::{Format, Replay};
+
+each_runtime!(
+    cri,
+    local_is_compressed_and_replayed,
+    reopened,
+    a_logger,
+    a_logger_that_dies,
+    a_logger_that_is_not_there,
+);
+
+fn replay_hello() -> Hello {
+    Hello {
+        stdin: false,
+        from: From::Start,
+        ..Hello::all("")
+    }
+}
+
+async fn cri(runtime: &Path) {
+    let mut bench = Bench::new(runtime, &["sh", "-c", "echo out; echo err >&2; printf end"]);
+    let path = bench.path("cri.log");
+    bench.log = format!("kelson-log:cri?path={}", path.display());
+    bench.serve(Vec::new());
+    let client = bench.client().await;
+    bench.create(&client).await;
+    bench.start(&client).await;
+    assert_eq!(bench.wait(&client, "").await, 0);
+    let text = std::fs::read_to_string(&path).unwrap();
+    let mut lines: Vec<&str> = text.lines().map(|line| line.split_once(' ').unwrap().1).collect();
+    lines.sort_unstable();
+    assert_eq!(lines, ["stderr F err", "stdout F end", "stdout F out"]);
+    let mut replayed = bench.attach(&replay_hello()).await;
+    let (out, err) = replayed.read_all().await;
+    assert_eq!((out, err), (b"out\nend\n".to_vec(), b"err\n".to_vec()));
+    bench.finish(client).await;
+}
+
+async fn local_is_compressed_and_replayed(runtime: &Path) {
+    // Bytes that are no text must survive.
+    let mut bench = Bench::new(
+        runtime,
+        &["sh", "-c", "seq 1 20000; printf '\\377\\n'; printf end"],
+    );
+    let path = bench.path("local.log");
+    bench.log = format!(
+        "kelson-log:local?path={}&max-size=100000&max-file=9",
+        path.display()
+    );
+    bench.serve(Vec::new());
+    let client = bench.client().await;
+    bench.create(&client).await;
+    bench.start(&client).await;
+    assert_eq!(bench.wait(&client, "").await, 0);
+    let mut expected: Vec<u8> = (1..=20000).flat_map(|n| format!("{n}\n").into_bytes()).collect();
+    expected.extend(b"\xff\nend");
+    let compressed = bench.path("local.log.1.gz");
+    eventually("a rotated file is compressed", || {
+        compressed.exists() && !bench.path("local.log.1").exists()
+    })
+    .await;
+    let mut replayed = bench.attach(&replay_hello()).await;
+    assert!(replayed.read_all().await.0 == expected);
+    let mut last = Vec::new();
+    Replay::new(Format::Local).push(&std::fs::read(&path).unwrap(), |stream, bytes| {
+        assert_eq!(stream, Stream::Stdout);
+        last.extend_from_slice(bytes);
+    });
+    assert!(expected.ends_with(&last) && last.ends_with(b"\xff\nend"));
+    bench.finish(client).await;
+}
+
+async fn reopened(runtime: &Path) {
+    let mut bench = Bench::new(runtime, &["sh", "-c", "echo one; read x; echo two"]);
+    let path = bench.path("cri.log");
+    bench.log = format!("kelson-log:cri?path={}", path.display());
+    bench.serve(Vec::new());
+    let client = bench.client().await;
+    bench.create(&client).await;
+    bench.start(&client).await;
+    let read = |name: &str| std::fs::read_to_string(bench.path(name)).unwrap_or_default();
+    eventually("the first line", || read("cri.log").contains("one")).await;
+    std::fs::rename(&path, bench.path("old")).unwrap();
+    let reopen = Hello {
+        reopen: true,
+        ..Hello::all("")
+    };
+    let answered = bench.attach(&reopen).await;
+    assert!(answered.reply.ok, "{:?}", answered.reply);
+    let mut attached = bench.attach(&Hello::all("")).await;
+    tokio::io::AsyncWriteExt::write_all(&mut attached.socket, b"\n")
+        .await
+        .unwrap();
+    assert_eq!(bench.wait(&client, "").await, 0);
+    assert!(read("old").ends_with(" stdout F one\n") && read("cri.log").ends_with(" stdout F two\n"));
+    // Replay still finds what it can.
+    let mut replayed = bench.attach(&replay_hello()).await;
+    assert_eq!(replayed.read_all().await.0, b"two\n");
+    bench.finish(client).await;
+}
+
+/// A logger that is a script, and its address.
+fn logger(bench: &Bench, script: &str) -> String {
+    let path = bench.path("logger");
+    std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    format!(
+        "binary://{}?dir={}&flag=yes",
+        path.display(),
+        bench.dir.path().display()
+    )
+}
+
+async fn a_logger(runtime: &Path) {
+    let mut bench = Bench::new(runtime, &["sh", "-c", "echo out; echo err >&2; exit 4"]);
+    // It is ready late, and has the arguments and the environment that containerd gives.
+    let script = "sleep 0.2; exec 5>&-; echo \"$1 $3 $4 $CONTAINER_ID\" > $2/args; cat <&4 > $2/err & cat <&3 > $2/out; wait; echo done > $2/done";
+    let address = logger(&bench, script);
+    bench.paths = Some([String::new(), address.clone(), address]);
+    bench.serve(Vec::new());
+    let client = bench.client().await;
+    bench.create(&client).await;
+    bench.start(&client).await;
+    assert_eq!(bench.wait(&client, "").await, 4);
+    let read = |name: &str| std::fs::read_to_string(bench.path(name)).unwrap_or_default();
+    eventually("the logger sees the end", || read("done") == "done\n").await;
+    assert_eq!((read("out").as_str(), read("err").as_str()), ("out\n", "err\n"));
+    assert_eq!(read("args"), format!("dir flag yes {}\n", bench.id));
+    bench.finish(client).await;
+}
+
+async fn a_logger_that_dies(runtime: &Path) {
+    let mut bench = Bench::new(runtime, &["sh", "-c", "seq 1 100000; exit 6"]);
+    let address = logger(&bench, "exit 1");
+    bench.paths = Some([String::new(), address.clone(), address]);
+    bench.serve(Vec::new());
+    let client = bench.client().await;
+    bench.create(&client).await;
+    bench.start(&client).await;
+    // It costs the container nothing, and is told.
+    assert_eq!(bench.wait(&client, "").await, 6);
+    eventually("the count", || {
+        bench.shim_log().contains("bytes of output had no reader")
+    })
+    .await;
+    bench.finish(client).await;
+}
+
+async fn a_logger_that_is_not_there(runtime: &Path) {
+    let mut bench = Bench::new(runtime, &["true"]);
+    let address = "binary:///no/such/logger".to_owned();
+    bench.paths = Some([String::new(), address.clone(), address]);
+    bench.serve(Vec::new());
+    let client = bench.client().await;
+    let failure = decode(&client.create(ctx(), &bench.create_request()).await.unwrap_err());
+    assert_eq!(failure.code, Code::NOT_FOUND);
+    assert!(failure.message.contains("/no/such/logger"), "{}", failure.message);
+    let request = kelson_shim_proto::task::ShutdownRequest {
+        now: true,
+        ..Default::default()
+    };
+    client.shutdown(ctx(), &request).await.unwrap();
+    bench.gone().await;
+}
