@@ -143,6 +143,30 @@ impl DeviceRules {
         Ok(())
     }
 
+    /// The rules as systemd's DeviceAllow, with which every other device is denied; `None` where DevicePolicy=auto is
+    /// what comes closest, as systemd can only allow. A rule for a minor number of any major cannot be said.
+    pub(crate) fn device_allow(&self) -> Option<(Vec<(String, String)>, bool)> {
+        if self.default == Default::Allow {
+            return None;
+        }
+        let mut complete = true;
+        let mut out = Vec::with_capacity(self.exceptions.len());
+        for (key, access) in &self.exceptions {
+            let typ = if key.typ == Type::Char { "char" } else { "block" };
+            let node = match (key.major, key.minor) {
+                (Some(major), Some(minor)) => format!("/dev/{typ}/{major}:{minor}"),
+                (Some(major), None) => format!("{typ}-{major}"),
+                (None, None) => format!("{typ}-*"),
+                (None, Some(_)) => {
+                    complete = false;
+                    continue;
+                }
+            };
+            out.push((node, letters(*access)));
+        }
+        Some((out, complete))
+    }
+
     /// The exceptions as the v1 controller reads them, e.g. `c 1:3 rwm`.
     pub(crate) fn lines(&self) -> Vec<String> {
         let show = |n: Option<u32>| n.map_or("*".to_owned(), |n| n.to_string());
@@ -150,16 +174,23 @@ impl DeviceRules {
             .iter()
             .map(|(key, access)| {
                 let typ = if key.typ == Type::Char { 'c' } else { 'b' };
-                let mut line = format!("{typ} {}:{} ", show(key.major), show(key.minor));
-                for (bit, letter) in [(READ, 'r'), (WRITE, 'w'), (MKNOD, 'm')] {
-                    if access & bit != 0 {
-                        line.push(letter);
-                    }
-                }
-                line
+                format!(
+                    "{typ} {}:{} {}",
+                    show(key.major),
+                    show(key.minor),
+                    letters(*access)
+                )
             })
             .collect()
     }
+}
+
+fn letters(access: u8) -> String {
+    [(READ, 'r'), (WRITE, 'w'), (MKNOD, 'm')]
+        .into_iter()
+        .filter(|(bit, _)| access & bit != 0)
+        .map(|(_, letter)| letter)
+        .collect()
 }
 
 fn parse_access(text: &str) -> std::result::Result<u8, String> {
@@ -366,5 +397,26 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(error.contains("access"), "{error}");
+    }
+
+    #[test]
+    fn systemd_is_told_what_it_can_say() {
+        let (list, complete) = DeviceRules::new(&[entry(true, LinuxDeviceType::B, 8, 0, "r")])
+            .unwrap()
+            .device_allow()
+            .unwrap();
+        assert!(complete);
+        for (node, access) in [
+            ("char-*", "m"),
+            ("/dev/char/1:3", "rwm"),
+            ("char-136", "rwm"),
+            ("/dev/block/8:0", "r"),
+        ] {
+            assert!(list.contains(&(node.to_owned(), access.to_owned())), "{node}");
+        }
+        let any_major = [entry(true, LinuxDeviceType::C, -1, 5, "r")];
+        assert!(!DeviceRules::new(&any_major).unwrap().device_allow().unwrap().1);
+        let all = [entry(true, LinuxDeviceType::A, -1, -1, "rwm")];
+        assert_eq!(DeviceRules::new(&all).unwrap().device_allow(), None);
     }
 }
