@@ -14,6 +14,7 @@ use crate::devices::DeviceRules;
 use crate::error::{Error, Kind, Result};
 use crate::host::Version;
 use crate::limits::{self, Limit, Undo};
+use crate::systemd::{Placeholder, Request, Unit};
 use crate::{files, freeze, v1, v2};
 
 /// How long to wait between two looks at a cgroup that is emptying.
@@ -52,6 +53,9 @@ impl Dir {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cgroup {
     pub(crate) dirs: Vec<Dir>,
+    /// With the systemd driver: whose cgroup it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) unit: Option<Unit>,
 }
 
 /// The open ends by which a process enters a cgroup; see [`Cgroup::joiner`].
@@ -116,6 +120,27 @@ impl Cgroup {
         self.dirs.iter().all(|d| d.version == Version::V2)
     }
 
+    /// The systemd unit that the cgroup belongs to.
+    pub fn unit(&self) -> Option<&Unit> {
+        self.unit.as_ref()
+    }
+
+    /// With the systemd driver, starts the unit, which makes the directories; goes before [`Cgroup::create`]. A scope
+    /// ends when it is empty: keep what is given back until the container's first process is in it.
+    ///
+    /// # Errors
+    /// `Conflict` when the unit exists or its cgroup holds processes; otherwise what systemd reported. No unit is
+    /// left then.
+    pub fn start_unit(&self, request: Request<'_>) -> Result<Option<Placeholder>> {
+        let Some(unit) = &self.unit else {
+            return Ok(None);
+        };
+        for dir in self.dirs.iter().filter(|d| d.path.exists()) {
+            must_be_free(dir)?;
+        }
+        unit.start(request, self.is_unified())
+    }
+
     /// Whether any of the directories is there.
     pub fn exists(&self) -> bool {
         self.dirs.iter().any(|d| d.path.exists())
@@ -128,9 +153,10 @@ impl Cgroup {
     pub fn create(&mut self) -> Result<()> {
         let unified = self.is_unified();
         for i in 0..self.dirs.len() {
-            if let Err(error) = create_dir(&mut self.dirs[i], unified) {
+            if let Err(error) = create_dir(&mut self.dirs[i], unified, self.unit.is_none()) {
                 let made = Self {
                     dirs: self.dirs[..=i].iter().filter(|d| d.made > 0).cloned().collect(),
+                    unit: None,
                 };
                 // The first error is the one to tell; what stays behind here was in use by others.
                 let _ = made.remove(Duration::ZERO);
@@ -147,11 +173,15 @@ impl Cgroup {
     /// missing.
     pub fn apply(&self, resources: Option<&LinuxResources>, devices: &DeviceRules) -> Result<()> {
         if let Some(resources) = resources {
-            let limits = if self.is_unified() {
+            let mut limits = if self.is_unified() {
                 v2::limits(resources, &v2::Now::default())?
             } else {
                 self.limits_v1(resources, v1::Now::FRESH)?
             };
+            if self.unit.is_some() {
+                // systemd sets this one once the placeholder is gone: see Placeholder::end.
+                limits.retain(|l| !(l.file == "pids.max" && l.value == "1"));
+            }
             self.write(&limits, None)?;
         }
         if self.is_unified() {
@@ -172,28 +202,47 @@ impl Cgroup {
     /// # Errors
     /// As [`Cgroup::apply`]. Limits that were changed before the error are set back to what they were.
     pub fn update(&self, resources: &LinuxResources) -> Result<()> {
-        let limits = self.updates(resources)?;
+        let now = match self.v2() {
+            Some(dir) if self.is_unified() => v2::Now::read(&dir.path, resources),
+            _ => v2::Now::default(),
+        };
+        let limits = if self.is_unified() {
+            v2::limits(resources, &now)?
+        } else {
+            let memory = self.v1("memory").map(|d| d.path.as_path());
+            self.limits_v1(resources, v1::Now::read(memory, resources))?
+        };
         let mut undo = Undo::default();
-        let done = self.write(&limits, Some(&mut undo));
+        let mut done = self.write(&limits, Some(&mut undo));
+        if done.is_ok()
+            && let Some(unit) = &self.unit
+        {
+            done = self.tell(unit, resources, &now);
+        }
         if done.is_err() {
             undo.take_back();
         }
         done
     }
 
+    /// On v1 systemd writes the list of devices anew when it applies a unit, by way of an empty one: nothing may run
+    /// meanwhile that could be refused a device it has.
+    fn tell(&self, unit: &Unit, resources: &LinuxResources, now: &v2::Now) -> Result<()> {
+        const PATIENCE: Duration = Duration::from_secs(2);
+        let freeze = !self.is_unified() && !self.is_paused();
+        if freeze {
+            self.freeze(PATIENCE)?;
+        }
+        let told = unit.set(resources, self.is_unified(), now);
+        if freeze {
+            self.thaw()?;
+        }
+        told
+    }
+
     /// The fields of `resources` that mean nothing on this layout or kernel, each with the reason, for a warning.
     pub fn ignored(&self, resources: &LinuxResources) -> Vec<&'static str> {
         limits::ignored(resources, self.is_unified())
-    }
-
-    fn updates(&self, resources: &LinuxResources) -> Result<Vec<Limit>> {
-        match self.v2() {
-            Some(dir) if self.is_unified() => v2::limits(resources, &v2::Now::read(&dir.path, resources)),
-            _ => {
-                let memory = self.v1("memory").map(|d| d.path.as_path());
-                self.limits_v1(resources, v1::Now::read(memory, resources))
-            }
-        }
     }
 
     /// On a hybrid machine v2 may have hugetlb, which no v1 hierarchy then has.
@@ -359,7 +408,8 @@ impl Cgroup {
     /// `Conflict` when processes are still there at the end of `patience`.
     pub fn remove(&self, patience: Duration) -> Result<()> {
         let until = Instant::now() + patience;
-        let mut first = Ok(());
+        // Stopping kills what is left, and removes the directories of the controllers that systemd manages.
+        let mut first = self.unit.as_ref().map_or(Ok(()), Unit::stop);
         for dir in &self.dirs {
             if let Err(e) = remove_tree(&dir.path, until, MAX_DEPTH)
                 && first.is_ok()
@@ -398,20 +448,21 @@ fn ancestors(dir: &Dir) -> Vec<&Path> {
     out
 }
 
-pub(crate) fn create_dir(dir: &mut Dir, enable_controllers: bool) -> Result<()> {
+/// `free`: a directory that was there must be empty; a new unit's has its placeholder in it.
+pub(crate) fn create_dir(dir: &mut Dir, enable_controllers: bool, free: bool) -> Result<()> {
     // Another container's removal may take an empty parent away between two of our steps.
     const ATTEMPTS: usize = 8;
     let mut attempt = 0;
     loop {
         attempt += 1;
-        match try_create(dir, enable_controllers) {
+        match try_create(dir, enable_controllers, free) {
             Err(e) if e.kind() == Kind::NotFound && attempt < ATTEMPTS => {}
             other => return other,
         }
     }
 }
 
-fn try_create(dir: &mut Dir, enable_controllers: bool) -> Result<()> {
+fn try_create(dir: &mut Dir, enable_controllers: bool, free: bool) -> Result<()> {
     if !enable_controllers && !dir.is_cpuset() {
         // The common case by one call: the parent is there.
         match fs::create_dir(&dir.path) {
@@ -420,7 +471,8 @@ fn try_create(dir: &mut Dir, enable_controllers: bool) -> Result<()> {
                 return Ok(());
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return must_be_free(dir),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists && free => return must_be_free(dir),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
             Err(e) => return Err(Error::io(e, format!("make cgroup {}", dir.path.display()))),
         }
     }
@@ -433,7 +485,7 @@ fn try_create(dir: &mut Dir, enable_controllers: bool) -> Result<()> {
         match fs::create_dir(level) {
             Ok(()) => dir.made = dir.made.max(levels.len() - i),
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                if i + 1 == levels.len() {
+                if i + 1 == levels.len() && free {
                     must_be_free(dir)?;
                 }
             }

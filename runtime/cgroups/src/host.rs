@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cgroup::{Cgroup, Dir};
 use crate::error::{Error, Kind, Result};
+use crate::systemd::Unit;
 
 const ROOT: &str = "/sys/fs/cgroup";
 
@@ -159,16 +160,45 @@ impl Host {
                     };
                     parent.join(&inner)
                 };
-                Dir {
-                    path: h.mount.join(below),
-                    mount: h.mount.clone(),
-                    version: h.version,
-                    controllers: h.controllers.clone(),
-                    made: 0,
-                }
+                h.dir(&below)
             })
             .collect();
-        Ok(Cgroup { dirs })
+        Ok(Cgroup { dirs, unit: None })
+    }
+
+    /// The same for the systemd driver: `cgroups_path` is `slice:prefix:name`, and `user` asks for the calling user's
+    /// own systemd. Nothing is made; for a user's systemd it is asked where its cgroup is.
+    ///
+    /// # Errors
+    /// `Invalid` for a path of another form or names that systemd would refuse.
+    pub fn systemd(&self, cgroups_path: Option<&str>, id: &str, user: bool) -> Result<Cgroup> {
+        let unit = Unit::named(cgroups_path, id, user)?;
+        let manager = unit.manager_cgroup()?;
+        let below = clean(&manager).join(unit.place());
+        Ok(Cgroup {
+            dirs: self.hierarchies.iter().map(|h| h.dir(&below)).collect(),
+            unit: Some(unit),
+        })
+    }
+
+    /// The caller's own cgroup.
+    pub fn own(&self) -> Cgroup {
+        Cgroup {
+            dirs: self.hierarchies.iter().map(|h| h.dir(&clean(&h.own))).collect(),
+            unit: None,
+        }
+    }
+}
+
+impl Hierarchy {
+    fn dir(&self, below: &Path) -> Dir {
+        Dir {
+            path: self.mount.join(below),
+            mount: self.mount.clone(),
+            version: self.version,
+            controllers: self.controllers.clone(),
+            made: 0,
+        }
     }
 }
 
@@ -283,6 +313,22 @@ mod tests {
         assert_eq!(
             path(Layout::Legacy, Some("/../../etc/../web")),
             "/sys/fs/cgroup/memory/web"
+        );
+    }
+
+    #[test]
+    fn units_have_a_directory_in_every_hierarchy() {
+        let cgroup = host(Layout::Unified)
+            .systemd(Some("machine.slice:libpod:x"), "web", false)
+            .unwrap();
+        assert_eq!(
+            cgroup.dirs[0].path,
+            Path::new("/sys/fs/cgroup/machine.slice/libpod-x.scope")
+        );
+        assert_eq!(cgroup.unit().unwrap().name(), "libpod-x.scope");
+        assert_eq!(
+            host(Layout::Legacy).own().dirs[0].path,
+            Path::new("/sys/fs/cgroup/memory/user/me")
         );
     }
 

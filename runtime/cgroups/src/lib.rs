@@ -26,6 +26,7 @@ mod limits;
 mod oom;
 mod rootless;
 mod stats;
+mod systemd;
 mod v1;
 mod v2;
 
@@ -33,7 +34,7 @@ pub use cgroup::{Cgroup, Dir, Joiner};
 pub use devices::DeviceRules;
 pub use error::{Error, Kind, Result};
 pub use host::{Hierarchy, Host, Layout, Version};
-pub use limits::wanted;
 pub use oom::{Heard, OomWatch};
 pub use rootless::asks_for_limits;
 pub use stats::{Counter, Cpu, CpuSet, Io, IoEntry, Memory, Pids, Pressure, Rdma, Stall, Stats};
+pub use systemd::{Placeholder, Request, Unit};

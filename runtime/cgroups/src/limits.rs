@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use nix::libc::EINVAL;
-use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxResources};
+use oci_spec::runtime::LinuxResources;
 
 use crate::error::{Error, Kind, Result};
 use crate::files;
@@ -181,24 +181,6 @@ fn usage(dir: &Path, file: &str) -> Option<u64> {
     files::number(dir, &format!("{usage}usage_in_bytes")).ok()?
 }
 
-/// Whether any limit is asked for that takes a controller; a list of devices does not count, as every container
-/// has one.
-pub fn wanted(resources: Option<&LinuxResources>) -> bool {
-    let Some(r) = resources else { return false };
-    r.memory().as_ref().is_some_and(|m| *m != LinuxMemory::default())
-        || r.cpu().as_ref().is_some_and(|c| *c != LinuxCpu::default())
-        || r.block_io()
-            .as_ref()
-            .is_some_and(|io| *io != LinuxBlockIo::default())
-        || r.pids().is_some()
-        || r.hugepage_limits().as_ref().is_some_and(|l| !l.is_empty())
-        || r.network()
-            .as_ref()
-            .is_some_and(|n| n.class_id().is_some() || n.priorities().is_some())
-        || r.rdma().as_ref().is_some_and(|m| !m.is_empty())
-        || r.unified().as_ref().is_some_and(|m| !m.is_empty())
-}
-
 /// `pids.limit` as pids.max takes it: negative is no limit. 0 becomes 1, as systemd knows no 0 and runc treats both
 /// drivers alike; a container with 0 could not even start.
 pub(crate) fn pids(limit: i64) -> String {
@@ -326,20 +308,6 @@ mod tests {
         assert_eq!(fs::read_to_string(dir.path().join("a")).unwrap(), "new\n");
         undo.take_back();
         assert_eq!(fs::read_to_string(dir.path().join("a")).unwrap(), "old\n");
-    }
-
-    #[test]
-    fn devices_and_empty_sections_want_nothing() {
-        assert!(!wanted(None));
-        let empty = LinuxResourcesBuilder::default()
-            .devices(vec![])
-            .memory(LinuxMemory::default())
-            .build()
-            .unwrap();
-        assert!(!wanted(Some(&empty)));
-        let memory = LinuxMemoryBuilder::default().limit(1).build().unwrap();
-        let some = LinuxResourcesBuilder::default().memory(memory).build().unwrap();
-        assert!(wanted(Some(&some)));
     }
 
     #[test]

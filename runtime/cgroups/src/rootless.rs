@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use oci_spec::runtime::LinuxResources;
+use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxResources};
 
 use crate::cgroup::{Cgroup, create_dir};
 use crate::error::{Kind, Result};
@@ -10,7 +10,10 @@ use crate::error::{Kind, Result};
 impl Cgroup {
     /// No directory at all: the container stays where its maker is.
     pub fn none() -> Self {
-        Self { dirs: Vec::new() }
+        Self {
+            dirs: Vec::new(),
+            unit: None,
+        }
     }
 
     /// As [`Cgroup::create`], but leaves out every hierarchy in which the caller lacks the permission. What is left may
@@ -22,7 +25,7 @@ impl Cgroup {
         let unified = self.is_unified();
         let mut made = Self::none();
         for mut dir in std::mem::take(&mut self.dirs) {
-            match create_dir(&mut dir, unified) {
+            match create_dir(&mut dir, unified, true) {
                 Ok(()) => made.dirs.push(dir),
                 Err(e) if e.kind() == Kind::Denied => {}
                 Err(e) => {
@@ -37,19 +40,21 @@ impl Cgroup {
     }
 }
 
-/// Whether any limit is asked for. The list of devices is none: who may not make device nodes cannot get around it.
-pub fn asks_for_limits(resources: &LinuxResources) -> bool {
-    resources.memory().is_some()
-        || resources.cpu().is_some()
-        || resources.pids().is_some()
-        || resources.block_io().is_some()
-        || resources.network().is_some()
-        || resources
-            .hugepage_limits()
+/// Whether any limit is asked for: sections without content ask for nothing. The list of devices is no limit: who may
+/// not make device nodes cannot get around it.
+pub fn asks_for_limits(r: &LinuxResources) -> bool {
+    r.memory().as_ref().is_some_and(|m| *m != LinuxMemory::default())
+        || r.cpu().as_ref().is_some_and(|c| *c != LinuxCpu::default())
+        || r.block_io()
             .as_ref()
-            .is_some_and(|l| !l.is_empty())
-        || resources.rdma().as_ref().is_some_and(|m| !m.is_empty())
-        || resources.unified().as_ref().is_some_and(|m| !m.is_empty())
+            .is_some_and(|io| *io != LinuxBlockIo::default())
+        || r.pids().is_some()
+        || r.hugepage_limits().as_ref().is_some_and(|l| !l.is_empty())
+        || r.network()
+            .as_ref()
+            .is_some_and(|n| n.class_id().is_some() || n.priorities().is_some())
+        || r.rdma().as_ref().is_some_and(|m| !m.is_empty())
+        || r.unified().as_ref().is_some_and(|m| !m.is_empty())
 }
 
 #[cfg(test)]
@@ -63,6 +68,7 @@ mod tests {
         assert!(!asks_for_limits(&of(
             r#"{"devices": [{"allow": false, "access": "rwm"}], "unified": {}}"#
         )));
+        assert!(!asks_for_limits(&of(r#"{"memory": {}, "cpu": {}, "blockIO": {}}"#)));
         for text in [
             r#"{"memory": {"limit": 1}}"#,
             r#"{"pids": {"limit": 1}}"#,

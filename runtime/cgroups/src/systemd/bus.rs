@@ -88,7 +88,9 @@ impl Connection {
             Some((address, e)) => Error::io(e, format!("connect to systemd at {address} ({hint})")),
             None => Error::new(
                 Kind::Unsupported,
-                format!("connect to systemd: neither DBUS_SESSION_BUS_ADDRESS nor XDG_RUNTIME_DIR is set\n{hint}"),
+                format!(
+                    "connect to systemd: neither DBUS_SESSION_BUS_ADDRESS nor XDG_RUNTIME_DIR is set\n{hint}"
+                ),
             ),
         })
     }
@@ -193,7 +195,9 @@ impl Connection {
         loop {
             match self.receive(until, call.member)? {
                 Incoming::Return { to, args } if to == serial => return Ok(Ok(args)),
-                Incoming::Refusal { to, name, text } if to == serial => return Ok(Err(Refusal { name, text })),
+                Incoming::Refusal { to, name, text } if to == serial => {
+                    return Ok(Err(Refusal { name, text }));
+                }
                 other => self.note(other),
             }
         }
@@ -448,7 +452,10 @@ mod tests {
     /// A systemd that accepts, tells of another job and of ours, and answers.
     fn server(listener: &std::os::unix::net::UnixListener) {
         let (stream, _) = listener.accept().unwrap();
-        let mut input = Input { stream, pending: Vec::new() };
+        let mut input = Input {
+            stream,
+            pending: Vec::new(),
+        };
         let until = Instant::now() + Duration::from_secs(10);
         input.peek(1, until).unwrap();
         input.pending.drain(..1);
@@ -458,21 +465,30 @@ mod tests {
         assert_eq!(input.line(until).unwrap(), b"BEGIN");
         // Subscribe, then the call.
         for _ in 0..2 {
-            let prefix: [u8; marshal::PREFIX] = input.peek(marshal::PREFIX, until).unwrap().try_into().unwrap();
+            let prefix: [u8; marshal::PREFIX] =
+                input.peek(marshal::PREFIX, until).unwrap().try_into().unwrap();
             let total = marshal::total(&prefix).unwrap();
             input.peek(total, until).unwrap();
             input.pending.drain(..total);
         }
         for (job, result) in [("/job/1", "failed"), ("/job/2", "done")] {
-            let args = [Value::U32(0), Value::Path(job.to_owned()), Value::str("u"), Value::str(result)];
-            let mut signal = marshal::call(9, Call {
-                destination: None,
-                path: "/",
-                interface: MANAGER,
-                member: "JobRemoved",
-                args: &args,
-                reply: false,
-            });
+            let args = [
+                Value::U32(0),
+                Value::Path(job.to_owned()),
+                Value::str("u"),
+                Value::str(result),
+            ];
+            let mut signal = marshal::call(
+                9,
+                Call {
+                    destination: None,
+                    path: "/",
+                    interface: MANAGER,
+                    member: "JobRemoved",
+                    args: &args,
+                    reply: false,
+                },
+            );
             signal[1] = 4;
             input.stream.write_all(&signal).unwrap();
         }
@@ -491,7 +507,12 @@ mod tests {
             scope.spawn(|| server(&listener));
             let mut c = Connection::connect(&format!("unix:path={}", path.display()), false).unwrap();
             let answer = c.manager("GetUnit", &[Value::str("x")]).unwrap().unwrap();
-            assert!(answer[0].as_str().unwrap().starts_with("/org/freedesktop/systemd1/unit/"));
+            assert!(
+                answer[0]
+                    .as_str()
+                    .unwrap()
+                    .starts_with("/org/freedesktop/systemd1/unit/")
+            );
             assert_eq!(c.wait_for_job("/job/2", Duration::from_secs(5)).unwrap(), "done");
             assert_eq!(c.wait_for_job("/job/1", Duration::ZERO).unwrap(), "failed");
             let error = c.wait_for_job("/job/3", Duration::from_millis(10)).unwrap_err();

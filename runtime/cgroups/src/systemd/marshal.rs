@@ -197,10 +197,20 @@ pub(crate) fn call(serial: u32, call: Call<'_>) -> Vec<u8> {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Incoming {
     /// The answer to a call.
-    Return { to: u32, args: Vec<Value> },
+    Return {
+        to: u32,
+        args: Vec<Value>,
+    },
     /// The refusal of a call: a name, and a sentence.
-    Refusal { to: u32, name: String, text: String },
-    Signal { member: String, args: Vec<Value> },
+    Refusal {
+        to: u32,
+        name: String,
+        text: String,
+    },
+    Signal {
+        member: String,
+        args: Vec<Value>,
+    },
     /// A call to us; nobody has reason to.
     Other,
 }
@@ -225,7 +235,8 @@ pub(crate) fn total(prefix: &[u8; PREFIX]) -> Result<usize> {
     let all = (PREFIX + fields)
         .checked_next_multiple_of(8)
         .and_then(|n| n.checked_add(body));
-    all.filter(|n| *n <= MAX_MESSAGE).ok_or_else(|| broken("too long"))
+    all.filter(|n| *n <= MAX_MESSAGE)
+        .ok_or_else(|| broken("too long"))
 }
 
 /// Takes a whole message apart.

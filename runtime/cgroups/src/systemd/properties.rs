@@ -66,10 +66,7 @@ impl From<&str> for Value {
 
 /// What a new unit is, besides its limits. A slice is tied to its parent by a dependency, and knows no delegation.
 pub(crate) fn creation(unit: &str, slice: &str, pid: Option<u32>, id: &str, unified: bool) -> Vec<Property> {
-    let mut out = vec![property(
-        "Description",
-        format!("kelson container {id}").as_str(),
-    )];
+    let mut out = vec![property("Description", format!("kelson container {id}").as_str())];
     if unit.ends_with(".slice") {
         out.push(property("Wants", Value::strings([slice])));
     } else {
@@ -84,7 +81,11 @@ pub(crate) fn creation(unit: &str, slice: &str, pid: Option<u32>, id: &str, unif
             Value::Array("u".to_owned(), vec![Value::U32(pid)]),
         ));
     }
-    let io = if unified { "IOAccounting" } else { "BlockIOAccounting" };
+    let io = if unified {
+        "IOAccounting"
+    } else {
+        "BlockIOAccounting"
+    };
     for name in ["MemoryAccounting", "CPUAccounting", io, "TasksAccounting"] {
         out.push(property(name, true));
     }
@@ -246,7 +247,12 @@ fn cpu_quota(out: &mut Vec<Property>, quota: Option<i64>, period: Option<u64>, v
 fn bits(list: &str, field: &str) -> Result<Vec<u8>> {
     /// More processors than any kernel is built for.
     const MAX: u16 = 8192;
-    let bad = || Error::new(Kind::Invalid, format!("{field}: {list:?} is not a list such as 0-3,8"));
+    let bad = || {
+        Error::new(
+            Kind::Invalid,
+            format!("{field}: {list:?} is not a list such as 0-3,8"),
+        )
+    };
     let mut out: Vec<u8> = Vec::new();
     for part in list.split(',').map(str::trim).filter(|p| !p.is_empty()) {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
@@ -419,10 +425,7 @@ mod tests {
         for bad in ["", "a", "3-1", "1-", "65536", ",,"] {
             assert!(bits(bad, "x").is_err(), "{bad}");
         }
-        assert_eq!(
-            of(r#"{"cpu":{"cpus":"1","mems":"0"}}"#, true, 244).len(),
-            2
-        );
+        assert_eq!(of(r#"{"cpu":{"cpus":"1","mems":"0"}}"#, true, 244).len(), 2);
         assert!(of(r#"{"cpu":{"cpus":"1"}}"#, true, 243).is_empty());
     }
 
@@ -454,10 +457,7 @@ mod tests {
         let r: LinuxResources = serde_json::from_str(r#"{"cpu":{"period":900000}}"#).unwrap();
         assert_eq!(
             resources(&r, true, &now, 257).unwrap(),
-            pairs(&[
-                ("CPUQuotaPeriodUSec", 900_000),
-                ("CPUQuotaPerSecUSec", 670_000)
-            ])
+            pairs(&[("CPUQuotaPeriodUSec", 900_000), ("CPUQuotaPerSecUSec", 670_000)])
         );
     }
 

@@ -107,7 +107,12 @@ impl Parser<'_> {
             _ => return number(&word, typ),
         };
         // Another word instead of the value would be a second type.
-        if typ.is_some_and(|t| t != named) || self.rest.trim_start().starts_with(|c: char| c.is_alphabetic() && !"tf".contains(c)) {
+        if typ.is_some_and(|t| t != named)
+            || self
+                .rest
+                .trim_start()
+                .starts_with(|c: char| c.is_alphabetic() && !"tf".contains(c))
+        {
             return None;
         }
         self.value(Some(named))
@@ -193,7 +198,10 @@ mod tests {
             ("1.5", Value::F64(1.5)),
             ("'inactive-or-failed'", Value::str("inactive-or-failed")),
             (r#""it\"s""#, Value::str("it\"s")),
-            ("['a.service', 'b.service']", Value::strings(["a.service", "b.service"])),
+            (
+                "['a.service', 'b.service']",
+                Value::strings(["a.service", "b.service"]),
+            ),
             ("@as []", Value::strings::<String>([])),
             (
                 "[uint32 1, 2]",

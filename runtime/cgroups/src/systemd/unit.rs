@@ -101,7 +101,9 @@ impl Unit {
             // A slice's own name says where it is.
             return expand(&self.name).unwrap_or_default();
         }
-        format!("{slice}/{}", self.name).trim_start_matches('/').to_owned()
+        format!("{slice}/{}", self.name)
+            .trim_start_matches('/')
+            .to_owned()
     }
 
     fn is_slice(&self) -> bool {
@@ -175,7 +177,11 @@ impl Unit {
             answer = systemd.manager("StartTransientUnit", &args)?;
         }
         let answer = answer.map_err(|refusal| refusal.into_error(&doing))?;
-        let job = answer.first().and_then(Value::as_str).unwrap_or_default().to_owned();
+        let job = answer
+            .first()
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned();
         let result = systemd.wait_for_job(&job, JOB);
         if !matches!(result.as_deref(), Ok("done")) {
             let _ = self.stop_with(systemd);
@@ -227,7 +233,11 @@ impl Unit {
         let args = [Value::str(&*self.name), Value::str("replace")];
         match systemd.manager("StopUnit", &args)? {
             Ok(answer) => {
-                let job = answer.first().and_then(Value::as_str).unwrap_or_default().to_owned();
+                let job = answer
+                    .first()
+                    .and_then(Value::as_str)
+                    .unwrap_or_default()
+                    .to_owned();
                 systemd.wait_for_job(&job, JOB)?;
             }
             Err(refusal) if refusal.is("NoSuchUnit") => return Ok(()),
@@ -321,7 +331,15 @@ mod tests {
             assert_eq!(expand(slice).unwrap(), path);
         }
         for bad in [
-            "", "a", ".slice", "-a.slice", "a-.slice", "a--b.slice", "a/b.slice", "../x.slice", "a b.slice",
+            "",
+            "a",
+            ".slice",
+            "-a.slice",
+            "a-.slice",
+            "a--b.slice",
+            "a/b.slice",
+            "../x.slice",
+            "a b.slice",
             "a.scope",
         ] {
             assert!(expand(bad).is_err(), "{bad:?}");
@@ -358,7 +376,14 @@ mod tests {
     #[test]
     fn bad_paths_name_the_field() {
         for bad in [
-            "/a/b", "a.slice:b", "a:b:c:d", "a:b:c", "x.slice:b:../../c", "x.slice:/:c", ":a:b/c", "::",
+            "/a/b",
+            "a.slice:b",
+            "a:b:c:d",
+            "a:b:c",
+            "x.slice:b:../../c",
+            "x.slice:/:c",
+            ":a:b/c",
+            "::",
             "system.slice:p:-x.slice",
         ] {
             let error = Unit::named(Some(bad), "web", false).unwrap_err().to_string();
@@ -369,7 +394,10 @@ mod tests {
     #[test]
     fn annotations_are_properties() {
         let all = |pairs: &[(&str, &str)]| {
-            let map = pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+            let map = pairs
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+                .collect();
             annotated(&map)
         };
         let some = all(&[
@@ -384,7 +412,9 @@ mod tests {
                 ("TimeoutStopUSec".to_owned(), Value::U64(5_000_000)),
             ]
         );
-        let error = all(&[("org.systemd.property.X", "'open")]).unwrap_err().to_string();
+        let error = all(&[("org.systemd.property.X", "'open")])
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("org.systemd.property.X"), "{error}");
     }
 
