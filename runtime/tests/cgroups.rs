@@ -432,7 +432,7 @@ fn events_tell_figures_kills_and_the_end() {
             .take(2000)
             .any(|l| l == oom)
     );
-    assert_eq!(bundle.container_cgroup().oom_kills().unwrap(), 1);
+    assert!(bundle.container_cgroup().oom_kills().unwrap() >= 1);
     assert!(bundle.delete().status.success());
     let rest: Vec<String> = lines.map_while(std::result::Result::ok).collect();
     assert!(rest.len() < 100_000);

@@ -518,9 +518,9 @@ fn must_be_free(dir: &Dir) -> Result<()> {
     Err(Error::new(
         Kind::Conflict,
         format!(
-            "linux.cgroupsPath: cgroup {} is not empty: it holds {} processes",
-            dir.display(),
-            pids.len()
+            "linux.cgroupsPath: container's cgroup is not empty: {} process(es) found in {}",
+            pids.len(),
+            dir.display()
         ),
     ))
 }

@@ -23,7 +23,10 @@ impl Cgroup {
     /// As [`Cgroup::create`] for any other reason; what it made is removed again.
     pub fn create_permitted(&mut self) -> Result<()> {
         let unified = self.is_unified();
-        let mut made = Self::none();
+        let mut made = Self {
+            dirs: Vec::new(),
+            unit: self.unit.clone(),
+        };
         for mut dir in std::mem::take(&mut self.dirs) {
             match create_dir(&mut dir, unified, true) {
                 Ok(()) => made.dirs.push(dir),
@@ -68,7 +71,9 @@ mod tests {
         assert!(!asks_for_limits(&of(
             r#"{"devices": [{"allow": false, "access": "rwm"}], "unified": {}}"#
         )));
-        assert!(!asks_for_limits(&of(r#"{"memory": {}, "cpu": {}, "blockIO": {}}"#)));
+        assert!(!asks_for_limits(&of(
+            r#"{"memory": {}, "cpu": {}, "blockIO": {}}"#
+        )));
         for text in [
             r#"{"memory": {"limit": 1}}"#,
             r#"{"pids": {"limit": 1}}"#,

@@ -6,9 +6,10 @@ use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use kelson_cgroups::{Cgroup, DeviceRules, Host};
+use kelson_cgroups::{Cgroup, DeviceRules};
 use oci_spec::runtime::LinuxNamespaceType as Ns;
 
+use super::cgroup;
 use super::store::Store;
 use crate::config::{self, Config, Process, validate};
 use crate::error::{Doing, Error, Kind, Result};
@@ -165,7 +166,7 @@ pub fn plan(store: &Store, log: &Log, options: &Options, console: Console) -> Re
     if !namespaces.creates(Ns::Pid) {
         seal::ensure()?;
     }
-    let cgroup = cgroup_of(&config, options)?;
+    let cgroup = cgroup::place(&config, options)?;
     let way_in = match (namespaces.has(Ns::Mount), options.no_pivot) {
         (false, _) => WayIn::Chroot,
         (true, true) => WayIn::Move,
@@ -225,25 +226,6 @@ pub fn plan(store: &Store, log: &Log, options: &Options, console: Console) -> Re
         config,
         process,
     })
-}
-
-fn cgroup_of(config: &Config, options: &Options) -> Result<Cgroup> {
-    match options.cgroup_manager {
-        CgroupManager::Cgroupfs => {
-            Ok(Host::detect()?.container(config.linux.cgroups_path.as_deref(), &options.id)?)
-        }
-        CgroupManager::Systemd => Err(Error::new(
-            Kind::Unsupported,
-            "--systemd-cgroup: the systemd cgroup driver is not built yet\nhint: use the cgroupfs driver",
-        )),
-        CgroupManager::Disabled => match &config.linux.resources {
-            Some(r) if kelson_cgroups::asks_for_limits(r) => Err(Error::new(
-                Kind::Invalid,
-                "linux.resources: limits need a cgroup, and --cgroup-manager is disabled",
-            )),
-            _ => Ok(Cgroup::none()),
-        },
-    }
 }
 
 fn rootfs(config: &Config, bundle: &Path) -> Result<PathBuf> {

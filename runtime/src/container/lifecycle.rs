@@ -8,7 +8,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use kelson_cgroups::{Cgroup, DeviceRules};
+use kelson_cgroups::{Cgroup, Placeholder};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
@@ -18,6 +18,7 @@ use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 
 use std::os::fd::{AsFd, OwnedFd};
 
+use super::cgroup;
 use super::launch::{Options, Plan};
 use super::moments;
 use super::state::{FORMAT, Record, Status, View};
@@ -30,7 +31,6 @@ use crate::init::child::{self, Gate};
 use crate::init::parent::{self, Init};
 use crate::intel_rdt;
 use crate::log::{Log, rfc3339};
-use crate::namespaces::user;
 use crate::notify::Proxy;
 use crate::process::stat;
 use crate::rootfs::WayIn;
@@ -107,7 +107,8 @@ pub fn prepare(store: &Store, plan: &Plan, options: &Options, wait_for_start: bo
             ready.notify = Some(Proxy::new(&dir, host)?);
         }
     }
-    make_cgroup(&mut ready, plan, options.rootless)?;
+    let mut holder = cgroup::make(&mut ready.record, plan, options.rootless)?;
+    ready.cgroup_made = true;
     plan.intel_rdt
         .as_ref()
         .map_or(Ok(()), intel_rdt::Prepared::make)?;
@@ -139,6 +140,7 @@ pub fn prepare(store: &Store, plan: &Plan, options: &Options, wait_for_start: bo
         ready.entry.lock_mut(),
         |pid| {
             hooked.set(true);
+            holder.take().map_or(Ok(()), Placeholder::end)?;
             moments::early(plan, known, pid)
         },
         hand_over,
@@ -146,6 +148,7 @@ pub fn prepare(store: &Store, plan: &Plan, options: &Options, wait_for_start: bo
     fault::point("create.ready");
     ready.record.pid = init.pid.as_raw();
     ready.init = Some(init);
+    holder.take().map_or(Ok(()), Placeholder::end)?;
     ready.hooked.set(true);
     ready.record.start_time = stat::read(ready.record.pid).map_or(0, |s| s.starttime);
     ready.record.config = Some(config::keep(&plan.process, &plan.config.linux)?);
@@ -158,41 +161,6 @@ pub fn prepare(store: &Store, plan: &Plan, options: &Options, wait_for_start: bo
         write_pid_file(path, ready.record.pid)?;
     }
     Ok(ready)
-}
-
-/// The directories with their limits. Whoever lacks the permission goes on without those that would be empty anyway.
-fn make_cgroup(ready: &mut Ready, plan: &Plan, rootless: Option<bool>) -> Result<()> {
-    let linux = &plan.config.linux;
-    let cgroup = &mut ready.record.cgroup;
-    let denied = |e: &kelson_cgroups::Error| {
-        e.kind() == kelson_cgroups::Kind::Denied && rootless.unwrap_or_else(user::is_rootless)
-    };
-    match cgroup.create() {
-        Err(e) if denied(&e) => {
-            let limits = linux
-                .resources
-                .as_ref()
-                .is_some_and(kelson_cgroups::asks_for_limits);
-            if limits || linux.cgroups_path.is_some() {
-                return Err(Error::from(e)).doing(
-                    || "rootless needs no limits + no cgrouppath when no permission is granted for cgroups",
-                );
-            }
-            *cgroup = plan.cgroup.clone();
-            cgroup.create_permitted()?;
-            plan.log
-                .debug(|| format!("no permission for cgroups: {} are made", cgroup.dirs().len()));
-        }
-        other => other?,
-    }
-    ready.cgroup_made = true;
-    fault::point("create.cgroup");
-    match cgroup.apply(linux.resources.as_ref(), &plan.devices) {
-        // Nobody makes a device node in a user namespace, so the list forbids nothing there.
-        Err(e) if denied(&e) => cgroup.apply(linux.resources.as_ref(), &DeviceRules::unrestricted())?,
-        other => other?,
-    }
-    Ok(())
 }
 
 fn first_record(plan: &Plan) -> Result<Record> {

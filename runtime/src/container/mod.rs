@@ -1,5 +1,6 @@
 //! Containers: their records on disk, their states, and the verbs that move them.
 
+pub mod cgroup;
 pub mod events;
 pub mod exec;
 pub mod foreground;

@@ -1,16 +1,12 @@
 //! `update`: other limits for a container that is there.
 
-use std::path::Path;
-
 use oci_spec::runtime::LinuxResources;
 
 use super::state::Status;
 use super::store::Store;
 use crate::error::{Doing, Error, Kind, Result};
+use crate::intel_rdt;
 use crate::log::Log;
-
-/// Where the kernel's resource control is mounted.
-const RESCTRL: &str = "/sys/fs/resctrl";
 
 /// Changes the limits that `resources` name. The list of devices stays as it is, as with runc.
 ///
@@ -34,51 +30,46 @@ pub fn update(store: &Store, id: &str, resources: &LinuxResources, log: &Log) ->
 /// # Errors
 /// `Unsupported` where the kernel or processor has no resource control, `NotFound` when the container has no group.
 pub fn rdt(store: &Store, id: &str, l3: Option<&str>, bandwidth: Option<&str>) -> Result<()> {
-    rdt_in(Path::new(RESCTRL), store, id, l3, bandwidth)
-}
-
-fn rdt_in(root: &Path, store: &Store, id: &str, l3: Option<&str>, bandwidth: Option<&str>) -> Result<()> {
-    let given = |s: Option<&str>| s.filter(|s| !s.is_empty()).map(str::to_owned);
-    let (l3, bandwidth) = (given(l3), given(bandwidth));
-    if l3.is_none() && bandwidth.is_none() {
+    let given = |s: Option<&str>| s.is_some_and(|s| !s.is_empty());
+    if !given(l3) && !given(bandwidth) {
         return Ok(());
     }
-    for (schema, info, what) in [
-        (&l3, "L3", "Intel RDT/CAT: l3 cache schema"),
-        (&bandwidth, "MB", "Intel RDT/MBA: memory bandwidth schema"),
+    let root = intel_rdt::root().ok();
+    for (asked, info, what) in [
+        (given(l3), "L3", "Intel RDT/CAT: l3 cache schema"),
+        (given(bandwidth), "MB", "Intel RDT/MBA: memory bandwidth schema"),
     ] {
-        if schema.is_some() && !root.join("info").join(info).is_dir() {
+        let there = root.as_ref().is_some_and(|r| r.join("info").join(info).is_dir());
+        if asked && !there {
             return Err(Error::new(Kind::Unsupported, format!("{what} is not enabled")));
         }
     }
     let record = store.open(id)?.read()?;
-    let group = root.join(&record.id);
-    if !group.is_dir() {
-        return Err(Error::new(
+    let group = record.intel_rdt.ok_or_else(|| {
+        Error::new(
             Kind::NotFound,
             "updating a non-existent Intel RDT configuration is not supported",
-        ));
+        )
+    })?;
+    let path = group.path.join("schemata");
+    for line in lines(l3.unwrap_or_default(), bandwidth.unwrap_or_default()) {
+        std::fs::write(&path, format!("{line}\n"))
+            .doing(|| format!("write {line:?} to {}", path.display()))?;
     }
-    let schemata = lines(l3.as_deref(), bandwidth.as_deref());
-    let path = group.join("schemata");
-    std::fs::write(&path, &schemata).doing(|| format!("write {schemata:?} to {}", path.display()))
+    Ok(())
 }
 
-/// The lines of a schemata file. Bandwidth goes by `MB:` alone; an L3 schema may have code and data apart, and any
-/// `MB:` line in it yields to the other flag.
-fn lines(l3: Option<&str>, bandwidth: Option<&str>) -> String {
-    let mut out = String::new();
-    for line in l3.unwrap_or_default().lines() {
-        if !(bandwidth.is_some() && line.trim_start().starts_with("MB:")) {
-            out.push_str(line.trim());
-            out.push('\n');
-        }
-    }
-    if let Some(line) = bandwidth {
-        out.push_str(line.trim());
-        out.push('\n');
-    }
-    out
+/// The lines of a schemata file, to be written one by one. An `MB:` line in the schema of the cache yields to the flag
+/// for bandwidth.
+fn lines<'a>(l3: &'a str, bandwidth: &'a str) -> Vec<&'a str> {
+    let cache = l3
+        .lines()
+        .filter(|l| bandwidth.is_empty() || !l.trim_start().starts_with("MB:"));
+    cache
+        .chain(bandwidth.lines())
+        .map(str::trim)
+        .filter(|l| !l.is_empty())
+        .collect()
 }
 
 #[cfg(test)]
@@ -87,20 +78,14 @@ mod tests {
 
     #[test]
     fn schemata_have_one_line_for_bandwidth() {
-        assert_eq!(lines(Some("L3:0=f;1=f"), None), "L3:0=f;1=f\n");
-        assert_eq!(lines(None, Some("MB:0=50")), "MB:0=50\n");
-        assert_eq!(
-            lines(Some("L3:0=f\nMB:0=10"), Some("MB:0=50")),
-            "L3:0=f\nMB:0=50\n"
-        );
+        assert_eq!(lines("L3:0=f;1=f\n", ""), ["L3:0=f;1=f"]);
+        assert_eq!(lines("", "MB:0=50"), ["MB:0=50"]);
+        assert_eq!(lines("L3:0=f\nMB:0=10", "MB:0=50"), ["L3:0=f", "MB:0=50"]);
     }
 
     #[test]
-    fn without_resource_control_it_is_an_error_and_without_flags_none() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::new(dir.path().to_owned());
-        rdt_in(dir.path(), &store, "web", None, Some("")).unwrap();
-        let error = rdt_in(dir.path(), &store, "web", Some("L3:0=f"), None).unwrap_err();
-        assert_eq!(error.to_string(), "Intel RDT/CAT: l3 cache schema is not enabled");
+    fn without_flags_nothing_is_looked_for() {
+        let store = Store::new("/nonexistent".into());
+        rdt(&store, "web", None, Some("")).unwrap();
     }
 }

@@ -44,6 +44,8 @@ pub struct Bundle {
     pub dir: tempfile::TempDir,
     pub id: String,
     pub config: Value,
+    /// Flags before the command.
+    pub globals: Vec<&'static str>,
 }
 
 impl Bundle {
@@ -74,6 +76,7 @@ impl Bundle {
             dir,
             id,
             config: Value::Null,
+            globals: Vec::new(),
         };
         let made = bundle.runtime(&["spec", "--bundle", bundle.dir.path().to_str().unwrap()]);
         assert!(made.status.success(), "{}", text(&made.stderr));
@@ -102,6 +105,7 @@ impl Bundle {
         let mut c = Command::new(RUNTIME);
         c.arg("--root")
             .arg(self.path("state"))
+            .args(&self.globals)
             .args(args)
             .stdin(Stdio::null());
         c
