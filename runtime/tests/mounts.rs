@@ -8,6 +8,7 @@ use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::Path;
 use std::process::Command;
 
+use common::mountinfo::at;
 use common::{Bundle, can_run, text};
 use nix::mount::{MsFlags, mount, umount};
 use serde_json::{Value, json};
@@ -17,37 +18,6 @@ fn add(b: &mut Bundle, more: &[Value]) {
         .as_array_mut()
         .unwrap()
         .extend(more.iter().cloned());
-}
-
-/// One line of mountinfo.
-#[derive(Debug, Default)]
-struct Info {
-    options: String,
-    peers: String,
-    typ: String,
-    superblock: String,
-}
-
-impl Info {
-    fn has(&self, option: &str) -> bool {
-        self.options.split(',').any(|o| o == option)
-    }
-}
-
-/// The last mount at a place, from a listing of mountinfo.
-fn at(listing: &str, place: &str) -> Info {
-    let line = listing
-        .lines()
-        .rfind(|l| l.split(' ').nth(4) == Some(place))
-        .unwrap_or_else(|| panic!("no {place} in {listing}"));
-    let fields: Vec<_> = line.split(' ').collect();
-    let dash = fields.iter().position(|f| *f == "-").unwrap();
-    Info {
-        options: fields[5].to_owned(),
-        peers: fields[6..dash].join(" "),
-        typ: fields[dash + 1].to_owned(),
-        superblock: fields[dash + 3].to_owned(),
-    }
 }
 
 /// A tmpfs on the host, gone with this.

@@ -63,25 +63,21 @@ fn hide(
         other => other.doing(|| "open")?,
     };
     let stat = statat(&target, "", AtFlags::EMPTY_PATH).doing(|| "stat")?;
-    let cover = if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-        match empty {
-            // All masked directories share one tmpfs. A mount can only be cloned once it is attached.
-            Some(first) => clone_mount(&*first, false).doing(|| "clone the empty tmpfs")?,
-            None => {
-                let made = empty_directory(label)?;
-                attach(made.as_fd(), &target)?;
-                *empty = Some(made);
-                return Ok(());
-            }
-        }
+    let directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+    let cover = if directory { empty } else { null };
+    // All masked directories share one tmpfs, and all files one mount. One can only be cloned once it is attached.
+    if let Some(first) = cover {
+        let copy = clone_mount(&*first, false).doing(|| "clone the cover")?;
+        return attach(copy.as_fd(), &target);
+    }
+    let made = if directory {
+        empty_directory(label)?
     } else {
-        let source = match null {
-            Some(fd) => fd,
-            None => null.insert(host_null()?),
-        };
-        clone_mount(&*source, false).doing(|| "clone /dev/null")?
+        null_device()?
     };
-    attach(cover.as_fd(), &target)
+    attach(made.as_fd(), &target)?;
+    *cover = Some(made);
+    Ok(())
 }
 
 /// A read-only tmpfs without room for anything, detached.
@@ -92,6 +88,18 @@ pub(super) fn empty_directory(label: Option<Label<'_>>) -> Result<OwnedFd> {
     };
     // Ubuntu's 5.4 kernels insist on two.
     with("nr_inodes=1").or_else(|_| with("nr_inodes=2"))
+}
+
+/// The null device, detached. It can be written to on a read-only mount, and root of the container cannot change mode and
+/// owner of what is the host's.
+fn null_device() -> Result<OwnedFd> {
+    let copy = clone_mount(host_null()?, false).doing(|| "clone /dev/null")?;
+    let readonly = attr::MountAttr {
+        set: attr::RDONLY,
+        ..Default::default()
+    };
+    attr::set_attr(&copy, false, readonly).doing(|| "make /dev/null read-only")?;
+    Ok(copy)
 }
 
 /// The host's /dev/null, checked: an image's own could be a symlink to a file worth writing (CVE-2025-31133).

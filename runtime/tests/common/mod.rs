@@ -1,6 +1,8 @@
 //! Bundles with a busybox root filesystem, and the runtime under test.
 #![allow(dead_code, clippy::unwrap_used, clippy::print_stderr)]
 
+pub mod mountinfo;
+
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
