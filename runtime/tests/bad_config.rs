@@ -41,7 +41,7 @@ fn bad_configs_are_refused_by_field_and_leave_nothing() {
         let out = b.create(&[]);
         let (said, wanted) = (text(&out.stderr), row["error"].as_str().unwrap());
         let said = said
-            .strip_prefix("kelson-runtime create failed: ")
+            .strip_prefix("error: kelson-runtime create failed: ")
             .unwrap_or(&said);
         assert_eq!(out.status.code(), Some(1), "{}: {said}", row["rule"]);
         assert!(
@@ -82,7 +82,7 @@ fn what_is_no_json_says_where() {
         let said = text(&out.stderr);
         assert_eq!(out.status.code(), Some(1), "{config}: {said}");
         let said = said
-            .strip_prefix("kelson-runtime create failed: ")
+            .strip_prefix("error: kelson-runtime create failed: ")
             .unwrap_or(&said);
         assert!(said.starts_with(wanted), "{config}: {said}");
     }

@@ -86,7 +86,7 @@ mod tests {
         let process = r#"{"ociVersion":"1.0.2","root":{"path":"r"},"process":{"args":["a"],"cwd":"tmp"}}"#;
         assert!(check(process).starts_with("process.cwd: "));
         let empty_key = r#"{"ociVersion":"1.0.2","root":{"path":"r"},"annotations":{"":"x"}}"#;
-        assert!(check(empty_key).starts_with("annotations: "));
+        assert!(check(empty_key).starts_with("annotations[\"\"]: "));
         assert!(
             with(r#""namespaces":[{"type":"pid"},{"type":"uts"},{"type":"ipc","path":"x"}]"#)
                 .starts_with("linux.namespaces[2].path: ")
