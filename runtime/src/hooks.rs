@@ -202,7 +202,7 @@ mod tests {
         assert!(e.chain().contains("timed out after 1 s"), "{}", e.chain());
         let pid: i32 = std::fs::read_to_string(file).unwrap().trim().parse().unwrap();
         let until = std::time::Instant::now() + Duration::from_secs(10);
-        while crate::process::stat::read(pid).is_some_and(|s| !matches!(s.state, 'Z' | 'X')) {
+        while crate::process::stat::read(pid).is_some_and(|s| !matches!(s.state, b'Z' | b'X')) {
             assert!(std::time::Instant::now() < until, "{pid} is still there");
             std::thread::sleep(Duration::from_millis(5));
         }

@@ -22,7 +22,7 @@ fn status_field(pid: i32, name: &str) -> String {
 
 /// Policy and nice value.
 fn policy(pid: i32) -> (u32, i64) {
-    let stat = kelson_runtime::process::stat::read(pid).unwrap();
+    let stat = procfs::process::Process::new(pid).unwrap().stat().unwrap();
     (stat.policy.unwrap(), stat.nice)
 }
 

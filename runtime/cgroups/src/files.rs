@@ -1,7 +1,7 @@
 //! Reading and writing the small files of a cgroup directory.
 
 use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::Path;
 
 use crate::error::{Error, Result};
@@ -21,7 +21,23 @@ pub(crate) fn try_write(dir: &Path, file: &str, value: &str) -> io::Result<()> {
 
 pub(crate) fn read(dir: &Path, file: &str) -> Result<String> {
     let path = dir.join(file);
-    fs::read_to_string(&path).map_err(|e| Error::io(e, format!("read {}", path.display())))
+    read_small(&path).map_err(|e| Error::io(e, format!("read {}", path.display())))
+}
+
+/// Most of these files are a line or two. They have no size to ask for, and each read costs as much as the next, so it
+/// does neither more often than it must.
+pub(crate) fn read_small(path: &Path) -> io::Result<String> {
+    let mut file = fs::File::open(path)?;
+    let mut bytes = Vec::new();
+    let mut buffer = [0u8; 1024];
+    // A short read is no end: a list may break off where its next line does not fit.
+    loop {
+        match file.read(&mut buffer)? {
+            0 => break,
+            n => bytes.extend_from_slice(&buffer[..n]),
+        }
+    }
+    String::from_utf8(bytes).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
 }
 
 /// One number; `max` and numbers too large for v1's "unlimited" give `None`.

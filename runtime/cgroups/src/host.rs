@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cgroup::{Cgroup, Dir};
 use crate::error::{Error, Kind, Result};
+use crate::files;
 use crate::systemd::Unit;
 
 const ROOT: &str = "/sys/fs/cgroup";
@@ -60,8 +61,8 @@ impl Host {
     /// # Errors
     /// `Unsupported` when nothing usable is mounted; otherwise what reading those files reported.
     pub fn detect() -> Result<Self> {
-        let own =
-            fs::read_to_string("/proc/self/cgroup").map_err(|e| Error::io(e, "read /proc/self/cgroup"))?;
+        let own = files::read_small(Path::new("/proc/self/cgroup"))
+            .map_err(|e| Error::io(e, "read /proc/self/cgroup"))?;
         if is(Path::new(ROOT), CGROUP2_SUPER_MAGIC) {
             let own = parse_own(&own)
                 .find(|l| l.controllers.is_empty())

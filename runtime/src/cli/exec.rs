@@ -13,7 +13,7 @@ use crate::error::{Doing, Result};
 use crate::process::seal;
 use crate::terminal;
 
-#[derive(Debug, Parser)]
+#[derive(Debug, Default, Parser)]
 #[command(name = "exec", about = "execute new process inside the container")]
 pub(super) struct Args {
     /// AF_UNIX socket that receives the terminal's master

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::Parser;
 
 use super::Context;
+use super::quick::{self, Quick, Slot};
 use crate::container::Store;
 use crate::container::launch::CgroupManager;
 use crate::error::{Doing, Error, Kind, Result};
@@ -61,6 +62,36 @@ pub(super) struct Globals {
 pub(super) enum Command {
     #[command(external_subcommand)]
     Any(Vec<OsString>),
+}
+
+impl Quick for Globals {
+    fn quick(argv: &[OsString]) -> Option<Self> {
+        let (mut root, mut log, mut format, mut debug, mut systemd) = (None, None, None, false, false);
+        let command = quick::flags(
+            argv.get(1..)?,
+            &mut [
+                ("root", "", Slot::Value(&mut root)),
+                ("log", "", Slot::Value(&mut log)),
+                ("log-format", "", Slot::Value(&mut format)),
+                ("debug", "", Slot::Switch(&mut debug)),
+                ("systemd-cgroup", "", Slot::Switch(&mut systemd)),
+            ],
+        )?;
+        // An empty word, or none, is clap's to explain.
+        command.first().filter(|name| !name.is_empty())?;
+        Some(Self {
+            root: root.map(Into::into),
+            log: log.map(Into::into),
+            log_format: format.unwrap_or("text").to_owned(),
+            log_level: None,
+            debug,
+            cgroup_manager: None,
+            systemd_cgroup: systemd,
+            rootless: "auto".to_owned(),
+            version: false,
+            command: Some(Command::Any(command.to_vec())),
+        })
+    }
 }
 
 impl Globals {

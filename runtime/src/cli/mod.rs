@@ -1,7 +1,7 @@
 //! runc's command line.
 //!
 //! One file per command. Argument structures are built for the one command that is named: with all of them, building
-//! them would be the largest single cost of a start.
+//! them would be the largest single cost of a start. What engines send is read without them; see [`quick`].
 
 mod create;
 mod delete;
@@ -13,6 +13,7 @@ mod kill;
 mod list;
 mod pause;
 mod ps;
+mod quick;
 mod run;
 mod select;
 mod spec;
@@ -23,7 +24,6 @@ mod usage;
 
 use std::ffi::{OsStr, OsString};
 use std::io::Write;
-use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
@@ -32,6 +32,7 @@ use crate::container::launch::CgroupManager;
 use crate::error::{Error, Kind, Result};
 use crate::log::{self, Log};
 use globals::{Command, Globals};
+use quick::Quick;
 use usage::{Takes, Usage};
 
 /// What every command gets.
@@ -63,11 +64,11 @@ impl From<Result<()>> for Outcome {
     }
 }
 
-/// Parses the process's arguments and runs the command.
-pub fn main() -> ExitCode {
+/// Parses the process's arguments and runs the command; gives the exit status.
+pub fn main() -> u8 {
     let argv: Vec<OsString> = std::env::args_os().collect();
     let program = usage::called(argv.first().map(OsString::as_os_str));
-    let globals = match Globals::try_parse_from(argv) {
+    let globals = match Globals::quick(&argv).map_or_else(|| Globals::try_parse_from(argv), Ok) {
         Ok(globals) => globals,
         Err(error) => {
             let usage = Usage {
@@ -89,14 +90,14 @@ pub fn main() -> ExitCode {
         Ok(context) => context,
         Err(e) => {
             log::stderr(&format!("error: {}", e.chain()));
-            return ExitCode::FAILURE;
+            return 1;
         }
     };
     match dispatch(&context, &program, &argv) {
-        Ok(Outcome::Code(code)) => ExitCode::from(code),
+        Ok(Outcome::Code(code)) => code,
         Ok(Outcome::Failed(code, error)) => {
             context.log.fatal(&error.chain(), &error);
-            ExitCode::from(code)
+            code
         }
         Err(usage) => misused(&context.log, &program, *usage),
     }
@@ -105,15 +106,15 @@ pub fn main() -> ExitCode {
 fn dispatch(context: &Context, program: &str, argv: &[OsString]) -> std::result::Result<Outcome, Box<Usage>> {
     let name = argv.first().and_then(|n| n.to_str()).unwrap_or_default();
     match name {
-        "create" => with(argv, Takes::ID, |a| create::run(context, &a)),
-        "run" => with(argv, Takes::ID, |a| run::run(context, &a)),
-        "start" => with(argv, Takes::ID, |a| start::run(context, &a)),
-        "kill" => with(argv, Takes::between(1, 2), |a| kill::run(context, &a)),
-        "delete" => with(argv, Takes::ID, |a| delete::run(context, &a)),
+        "create" => quickly(argv, Takes::ID, |a| create::run(context, &a)),
+        "run" => quickly(argv, Takes::ID, |a| run::run(context, &a)),
+        "start" => quickly(argv, Takes::ID, |a| start::run(context, &a)),
+        "kill" => quickly(argv, Takes::between(1, 2), |a| kill::run(context, &a)),
+        "delete" => quickly(argv, Takes::ID, |a| delete::run(context, &a)),
         "pause" => with(argv, Takes::ID, |a| pause::pause(context, &a)),
         "resume" => with(argv, Takes::ID, |a| pause::resume(context, &a)),
-        "exec" => with(argv, Takes::at_least(1), |a| exec::run(context, a)),
-        "state" => with(argv, Takes::ID, |a| state::run(context, &a)),
+        "exec" => quickly(argv, Takes::at_least(1), |a| exec::run(context, a)),
+        "state" => quickly(argv, Takes::ID, |a| state::run(context, &a)),
         "list" => with(argv, Takes::NONE, |a| list::run(context, &a)),
         "update" => with(argv, Takes::ID, |a| update::run(context, &a)),
         "events" => with(argv, Takes::ID, |a| events::run(context, &a)),
@@ -127,6 +128,18 @@ fn dispatch(context: &Context, program: &str, argv: &[OsString]) -> std::result:
             3,
             Error::new(Kind::Invalid, format!("No help topic for '{other}'")),
         )),
+    }
+}
+
+/// As [`with`], but the usual arguments are read without clap.
+fn quickly<A: Parser + Quick>(
+    argv: &[OsString],
+    takes: Takes,
+    run: impl FnOnce(A) -> Outcome,
+) -> std::result::Result<Outcome, Box<Usage>> {
+    match A::quick(argv) {
+        Some(args) => Ok(run(args)),
+        None => with(argv, takes, run),
     }
 }
 
@@ -147,7 +160,7 @@ fn with<A: Parser>(
 }
 
 /// Prints help, or says what is wrong with the arguments.
-fn misused(log: &Log, program: &str, usage: Usage) -> ExitCode {
+fn misused(log: &Log, program: &str, usage: Usage) -> u8 {
     if usage.is_help() {
         return shown(&usage.help(program));
     }
@@ -156,13 +169,13 @@ fn misused(log: &Log, program: &str, usage: Usage) -> ExitCode {
     // The sentence below is the error to tell; that standard output is closed is none.
     let _ = print(&text);
     log.fatal(&sentence, &Error::new(Kind::Invalid, "usage"));
-    ExitCode::FAILURE
+    1
 }
 
-fn shown(text: &str) -> ExitCode {
+fn shown(text: &str) -> u8 {
     match print(text) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::FAILURE,
+        Ok(()) => 0,
+        Err(_) => 1,
     }
 }
 

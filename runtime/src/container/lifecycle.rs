@@ -21,7 +21,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use super::cgroup;
 use super::launch::{Options, Plan};
 use super::moments;
-use super::state::{FORMAT, Record, Status, View};
+use super::state::{FORMAT, Progress, Record, Status, View};
 use super::store::{Entry, Store};
 use crate::config;
 use crate::error::{Doing, Error, Kind, Result};
@@ -85,9 +85,9 @@ impl Drop for Ready {
 /// # Errors
 /// After one nothing of the container is left.
 pub fn prepare(store: &Store, plan: &Plan, options: &Options, wait_for_start: bool) -> Result<Ready> {
-    let entry = store.create(&plan.id)?;
-    fault::point("create.reserved");
     let record = first_record(plan)?;
+    let mut entry = store.create(&plan.id)?;
+    fault::point("create.reserved");
     entry.write_first(&record)?;
     let mut ready = Ready {
         entry,
@@ -150,9 +150,12 @@ pub fn prepare(store: &Store, plan: &Plan, options: &Options, wait_for_start: bo
     ready.init = Some(init);
     holder.take().map_or(Ok(()), Placeholder::end)?;
     ready.hooked.set(true);
-    ready.record.start_time = stat::read(ready.record.pid).map_or(0, |s| s.starttime);
-    ready.record.config = Some(config::keep(&plan.process, &plan.config.linux)?);
-    ready.entry.write(&ready.record)?;
+    ready.record.start_time = stat::read(ready.record.pid).map_or(0, |s| s.start_time);
+    ready.entry.complete(&Progress {
+        pid: ready.record.pid,
+        start_time: ready.record.start_time,
+        cgroup: ready.record.cgroup.clone(),
+    })?;
     fault::point("create.rewritten");
     if let (Some(socket), Some(init)) = (&plan.pidfd_socket, &ready.init) {
         send_pidfd(socket, &init.pidfd)?;
@@ -190,7 +193,7 @@ fn first_record(plan: &Plan) -> Result<Record> {
         hooks: hooks.cloned(),
         keyring: plan.new_keyring,
         intel_rdt: plan.intel_rdt.as_ref().map(|rdt| rdt.group.clone()),
-        config: None,
+        config: Some(config::keep(&plan.process, &plan.config.linux)?),
     })
 }
 
@@ -537,11 +540,19 @@ fn lock_for_delete(entry: &mut Entry, force: bool) -> Result<()> {
 /// The first of them; a poststop hook that fails is only logged.
 pub fn destroy(entry: &Entry, record: &Record, log: &Log) -> Result<()> {
     fault::point("delete.locked");
-    record.cgroup.kill_all(KILL_PATIENCE)?;
-    wait_until_dead(record)?;
+    // With the first process of a pid namespace all others have ended. A directory that holds one all the same, put there
+    // from outside, cannot be removed.
+    let has_pids = record.namespaces & crate::namespaces::decide::flag(Ns::Pid) != 0;
+    let gone = has_pids && !record.is_alive() && record.cgroup.remove(Duration::ZERO).is_ok();
+    if !gone {
+        record.cgroup.kill_all(KILL_PATIENCE)?;
+        wait_until_dead(record)?;
+    }
     fault::point("delete.killed");
     record.take_off_host()?;
-    record.cgroup.remove(CGROUP_PATIENCE)?;
+    if !gone {
+        record.cgroup.remove(CGROUP_PATIENCE)?;
+    }
     record
         .intel_rdt
         .as_ref()

@@ -13,7 +13,7 @@ use crate::process::stat;
 use crate::users;
 
 /// Version of [`Record`]. A newer one is refused by name.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// `state.json` in the container's state directory. It is written before anything of the container is made (`pid`
 /// is 0 then), and again when its first process is ready.
@@ -60,9 +60,22 @@ pub struct Record {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub intel_rdt: Option<intel_rdt::Group>,
     /// What exec needs of config.json (see [`crate::config::keep`]): the bundle may change while the container runs.
-    /// Absent while it is being created.
+    /// Absent in format 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config: Option<Box<RawValue>>,
+}
+
+/// The second line of `state.json`: what is known only once the first process is ready. It replaces the same fields of
+/// the [`Record`] before it.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Progress {
+    /// See [`Record::pid`].
+    pub pid: i32,
+    /// See [`Record::start_time`].
+    pub start_time: u64,
+    /// With the directories that were made.
+    pub cgroup: Cgroup,
 }
 
 /// States of a container; `Paused` is runc's addition to the specification's four.

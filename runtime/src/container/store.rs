@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 
-use super::state::{self, FORMAT, Record, Signs, Status};
+use super::state::{self, FORMAT, Progress, Record, Signs, Status};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::fault;
 
@@ -23,7 +23,6 @@ const RECORD: &str = "state.json";
 const FIFO: &str = "exec.fifo";
 /// A directory with the socket of [`crate::notify`]; only where that was asked for.
 const NOTIFY: &str = "notify";
-const TEMPORARY: &str = ".state.json";
 
 /// `--root`: all containers.
 #[derive(Debug, Clone)]
@@ -36,6 +35,18 @@ pub struct Store {
 pub struct Entry {
     dir: PathBuf,
     lock: Option<OwnedFd>,
+    /// The record that this entry wrote, for its second line.
+    record: Option<File>,
+}
+
+impl Entry {
+    fn at(dir: PathBuf) -> Self {
+        Self {
+            dir,
+            lock: None,
+            record: None,
+        }
+    }
 }
 
 impl Store {
@@ -72,16 +83,14 @@ impl Store {
             }
             other => other,
         };
-        let mut entry = Entry { dir, lock: None };
+        let mut entry = Entry::at(dir);
         match made {
             // One without a record that nobody works on was left by a creation or deletion that was killed.
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
                 if entry.dir.join(RECORD).exists() || !entry.try_lock()? {
                     return Err(entry.taken());
                 }
-                for name in [FIFO, TEMPORARY] {
-                    let _ = fs::remove_file(entry.dir.join(name));
-                }
+                let _ = fs::remove_file(entry.fifo());
             }
             other => {
                 other.doing(|| format!("make state directory {}", entry.dir.display()))?;
@@ -104,7 +113,7 @@ impl Store {
                 format!("container {id} does not exist"),
             ));
         }
-        Ok(Entry { dir, lock: None })
+        Ok(Entry::at(dir))
     }
 
     /// All containers that can be read, by id.
@@ -126,7 +135,7 @@ impl Store {
             })
             .collect();
         dirs.sort();
-        Ok(dirs.into_iter().map(|dir| Entry { dir, lock: None }).collect())
+        Ok(dirs.into_iter().map(Entry::at).collect())
     }
 }
 
@@ -252,36 +261,46 @@ impl Entry {
     }
 
     /// Writes the first record, of a container that nothing has been made for yet. With it the id is taken: of two
-    /// that hold the directory one after the other only one can make the file. Nobody reads it before the lock is free,
-    /// so it needs no rename.
+    /// that hold the directory one after the other only one can make the file.
     ///
     /// # Errors
     /// `Conflict` when another was faster; otherwise what writing reported.
-    pub fn write_first(&self, record: &Record) -> Result<()> {
+    pub fn write_first(&mut self, record: &Record) -> Result<()> {
         let path = self.dir.join(RECORD);
         let bytes = encode(record)?;
-        match File::options().write(true).create_new(true).open(&path) {
+        let file = match File::options().write(true).create_new(true).open(&path) {
             Err(e) if matches!(e.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::NotFound) => {
-                Err(self.taken())
+                return Err(self.taken());
             }
-            other => other.and_then(|mut f| f.write_all(&bytes)).or_else(|e| {
+            other => other.and_then(|mut f| f.write_all(&bytes).map(|()| f)),
+        };
+        match file {
+            Ok(file) => {
+                self.record = Some(file);
+                Ok(())
+            }
+            Err(e) => {
                 // Nothing else will: this is before anything has an owner.
                 let _ = self.remove();
                 Err(e).doing(|| format!("write {}", path.display()))
-            }),
+            }
         }
     }
 
-    /// Replaces the record.
+    /// Adds the second line to the record that [`Entry::write_first`] wrote. A reader sees it whole or, without its end of
+    /// line, takes it as not written yet; so nothing has to be replaced by rename, which costs more than all other
+    /// writing.
     ///
     /// # Errors
     /// What writing reported.
-    pub fn write(&self, record: &Record) -> Result<()> {
-        let temporary = self.dir.join(TEMPORARY);
-        let bytes = encode(record)?;
-        fs::write(&temporary, bytes)
-            .and_then(|()| fs::rename(&temporary, self.dir.join(RECORD)))
-            .doing(|| format!("replace {}", self.dir.join(RECORD).display()))
+    pub fn complete(&mut self, progress: &Progress) -> Result<()> {
+        let bytes = encode(progress)?;
+        let mut file = self
+            .record
+            .take()
+            .ok_or_else(|| Error::new(Kind::Internal, "the record was not begun here"))?;
+        file.write_all(&bytes)
+            .doing(|| format!("write {}", self.dir.join(RECORD).display()))
     }
 
     /// Reads the record.
@@ -299,19 +318,7 @@ impl Entry {
             }
             other => other.doing(|| format!("read {}", path.display()))?,
         };
-        #[derive(serde::Deserialize)]
-        struct Version {
-            format: u32,
-        }
-        let wrong = |e: serde_json::Error| Error::new(Kind::Internal, format!("{}: {e}", path.display()));
-        let Version { format } = serde_json::from_slice(&bytes).map_err(wrong)?;
-        if format > FORMAT {
-            return Err(Error::new(
-                Kind::Unsupported,
-                format!("{}: format {format} is of a newer kelson-runtime", path.display()),
-            ));
-        }
-        serde_json::from_slice(&bytes).map_err(wrong)
+        decode(&bytes).doing(|| path.display().to_string())
     }
 
     /// The container's state now.
@@ -337,16 +344,23 @@ impl Entry {
     /// # Errors
     /// What removing reported.
     pub fn remove(&self) -> Result<()> {
-        for name in [RECORD, FIFO, TEMPORARY] {
-            match fs::remove_file(self.dir.join(name)) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                    return Err(e).doing(|| format!("remove {}", self.dir.join(name).display()));
-                }
-                _ => {}
+        let file = |name: &str| match fs::remove_file(self.dir.join(name)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                Err(e).doing(|| format!("remove {}", self.dir.join(name).display()))
             }
-        }
+            _ => Ok(()),
+        };
+        file(RECORD)?;
         fault::point("delete.record");
-        match fs::remove_dir(&self.dir) {
+        let removed = match fs::remove_dir(&self.dir) {
+            // One that was never started.
+            Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => {
+                file(FIFO)?;
+                fs::remove_dir(&self.dir)
+            }
+            other => other,
+        };
+        match removed {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => {
                 fs::remove_dir_all(self.dir.join(NOTIFY))
@@ -358,8 +372,50 @@ impl Entry {
     }
 }
 
-fn encode(record: &Record) -> Result<Vec<u8>> {
-    serde_json::to_vec(record).map_err(|e| Error::new(Kind::Internal, format!("encode state: {e}")))
+fn encode(line: &impl serde::Serialize) -> Result<Vec<u8>> {
+    let mut bytes =
+        serde_json::to_vec(line).map_err(|e| Error::new(Kind::Internal, format!("encode state: {e}")))?;
+    bytes.push(b'\n');
+    Ok(bytes)
+}
+
+/// The record of a `state.json`: its first line, and what a second one replaces. Format 1 has one line without an end.
+fn decode(bytes: &[u8]) -> Result<Record> {
+    #[derive(serde::Deserialize)]
+    struct Version {
+        format: u32,
+    }
+    let wrong = |e: serde_json::Error| Error::new(Kind::Internal, e.to_string());
+    let (first, second) = match bytes.iter().position(|b| *b == b'\n') {
+        Some(end) => (&bytes[..end], &bytes[end + 1..]),
+        None => (bytes, &[][..]),
+    };
+    let record = serde_json::from_slice::<Record>(first);
+    let format = match &record {
+        Ok(record) => record.format,
+        // Of a newer one no more than this field need be readable.
+        Err(_) => serde_json::from_slice::<Version>(first).map_err(wrong)?.format,
+    };
+    if format > FORMAT {
+        return Err(Error::new(
+            Kind::Unsupported,
+            format!("format {format} is of a newer kelson-runtime"),
+        ));
+    }
+    let mut record = record.map_err(wrong)?;
+    // Without its end it is being written this moment.
+    if let Some(second) = second.strip_suffix(b"\n") {
+        let progress: Progress = serde_json::from_slice(second).map_err(wrong)?;
+        record.pid = progress.pid;
+        record.start_time = progress.start_time;
+        record.cgroup = progress.cgroup;
+    }
+    Ok(record)
+}
+
+/// Reads arbitrary bytes as `state.json`, for fuzzing: any input may fail, none may panic.
+pub fn fuzz(bytes: &[u8]) {
+    let _ = decode(bytes);
 }
 
 impl Drop for Entry {
@@ -413,7 +469,64 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::new(dir.path().to_owned());
         let entry = store.create("a").unwrap();
-        fs::write(dir.path().join("a/state.json"), r#"{"format":2}"#).unwrap();
+        fs::write(
+            dir.path().join("a/state.json"),
+            r#"{"format":3,"pid":"otherwise"}"#,
+        )
+        .unwrap();
         assert_eq!(entry.read().unwrap_err().kind(), Kind::Unsupported);
+    }
+
+    /// As written by this version; a change that cannot read it any more needs a migration.
+    const LINES: &str = concat!(
+        r#"{"format":2,"ociVersion":"1.3.0","id":"a","pid":0,"startTime":0,"bundle":"/b","rootfs":"/b/r","#,
+        r#""created":"2026-01-01T00:00:00.000000000Z","owner":0,"annotations":{"k":"v"},"cgroup":{"dirs":[]},"#,
+        r#""namespaces":131072,"keyring":true,"config":{"process":{"cwd":"/"}}}"#,
+        "\n",
+        r#"{"pid":7,"startTime":9,"cgroup":{"dirs":[{"path":"/c/a","mount":"/c","version":"v2","made":1}]}}"#,
+        "\n"
+    );
+
+    #[test]
+    fn the_second_line_counts_once_it_is_whole() {
+        let whole = decode(LINES.as_bytes()).unwrap();
+        assert_eq!(
+            (whole.pid, whole.start_time, whole.cgroup.dirs().len()),
+            (7, 9, 1)
+        );
+        let first = LINES.find('\n').unwrap();
+        for end in 0..LINES.len() {
+            match decode(&LINES.as_bytes()[..end]) {
+                Ok(record) => assert!(end >= first && record.pid == 0, "{end}"),
+                Err(e) => assert!(end < first && e.kind() == Kind::Internal, "{end}: {}", e.chain()),
+            }
+        }
+    }
+
+    #[test]
+    fn format_one_is_read() {
+        let old = LINES
+            .lines()
+            .next()
+            .unwrap()
+            .replace("\"format\":2", "\"format\":1")
+            .replace("\"pid\":0", "\"pid\":5");
+        assert_eq!(decode(old.as_bytes()).unwrap().pid, 5);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_panic(bytes: Vec<u8>) { fuzz(&bytes); }
+
+        #[test]
+        fn no_damage_panics_or_is_taken_for_another_container(at in 0..LINES.len(), byte: u8, cut in 0..LINES.len()) {
+            let mut bytes = LINES.as_bytes().to_vec();
+            bytes[at] = byte;
+            bytes.truncate(cut);
+            // A pid is believed only together with its start time, from one whole line.
+            if let Ok(record) = decode(&bytes) {
+                proptest::prop_assert!(record.pid == 0 || cut == LINES.len() || at < LINES.find('\n').unwrap_or(0));
+            }
+        }
     }
 }

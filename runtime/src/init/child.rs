@@ -239,7 +239,7 @@ fn pass(
 ) -> Result<()> {
     match gate {
         Gate::Channel => {
-            channel.wait_go()?;
+            channel.wait_short_go()?;
         }
         Gate::Fifo(fifo) => {
             let mut byte = [0u8; 1];

@@ -1,17 +1,45 @@
 //! `/proc/PID/stat`, as far as telling one process from a later one with the same number needs it.
 
-use procfs::process::Stat;
-use procfs::{FromRead, ProcResult};
+use std::fs::File;
+use std::io::Read;
+
+/// Two of its fields.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stat {
+    /// `R`, `S`, `D`, `T`, `Z`, `X` and others.
+    pub state: u8,
+    /// In clock ticks since boot.
+    pub start_time: u64,
+}
 
 /// Reads it; `None` when there is no such process.
 pub fn read(pid: i32) -> Option<Stat> {
-    let stat: ProcResult<Stat> = Stat::from_file(format!("/proc/{pid}/stat"));
-    stat.ok()
+    // The kernel makes the text in one go; it is shorter than this.
+    let mut buffer = [0u8; 1024];
+    let n = File::open(format!("/proc/{pid}/stat"))
+        .ok()?
+        .read(&mut buffer)
+        .ok()?;
+    parse(&buffer[..n])
+}
+
+/// The name, in parentheses, may hold anything, also parentheses and blanks: the fields are counted from the last one.
+fn parse(text: &[u8]) -> Option<Stat> {
+    /// proc_pid_stat(5) counts from 1, and the first field behind the name is the third.
+    const START_TIME: usize = 22 - 3;
+    let end = text.iter().rposition(|b| *b == b')')?;
+    let mut fields = text[end + 1..].split(|b| *b == b' ').filter(|f| !f.is_empty());
+    let state = *fields.next()?.first()?;
+    let start_time = std::str::from_utf8(fields.nth(START_TIME - 1)?)
+        .ok()?
+        .parse()
+        .ok()?;
+    Some(Stat { state, start_time })
 }
 
 /// Whether the process with that number and start time is there and has not ended.
 pub fn is_alive(pid: i32, start_time: u64) -> bool {
-    pid > 0 && read(pid).is_some_and(|s| s.starttime == start_time && !matches!(s.state, 'Z' | 'X'))
+    pid > 0 && read(pid).is_some_and(|s| s.start_time == start_time && !matches!(s.state, b'Z' | b'X'))
 }
 
 #[cfg(test)]
@@ -22,7 +50,25 @@ mod tests {
     fn we_are_alive() {
         let pid = i32::try_from(std::process::id()).unwrap();
         let stat = read(pid).unwrap();
-        assert!(is_alive(pid, stat.starttime));
-        assert!(!is_alive(pid, stat.starttime + 1));
+        assert!(is_alive(pid, stat.start_time));
+        assert!(!is_alive(pid, stat.start_time + 1));
+    }
+
+    #[test]
+    fn names_hold_anything() {
+        let rest = " S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4242 20 21";
+        let expected = Some(Stat {
+            state: b'S',
+            start_time: 4242,
+        });
+        for name in ["sh", "a) R 9 9", "(", ")", "\u{ff} Z"] {
+            assert_eq!(
+                parse(format!("17 ({name}){rest}").as_bytes()),
+                expected,
+                "{name:?}"
+            );
+        }
+        assert_eq!(parse(b"17 (sh) S 1 2"), None);
+        assert_eq!(parse(b""), None);
     }
 }

@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 pub mod bpf;
+pub mod bump;
 pub mod fds;
 pub mod keyring;
 pub mod malloc;
