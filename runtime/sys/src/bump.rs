@@ -166,7 +166,7 @@ mod tests {
         for (size, align) in [(1, 1), (8, 8), (3, 2), (64, 64), (1, 1), (100, 16)] {
             // SAFETY: the layouts are not empty.
             let pointer = unsafe { bump.alloc(layout(size, align)) } as usize;
-            assert!(pointer % align.max(ALIGN) == 0 && pointer >= last);
+            assert!(pointer.is_multiple_of(align.max(ALIGN)) && pointer >= last);
             last = pointer + size;
         }
     }
