@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
+use crate::error::Result;
 use crate::{bootstrap, compress, containerd, diagnostics};
 
 const USAGE: &str = "usage: kelson-shim serve < PARAMETERS\n       kelson-shim --version\n";
@@ -19,20 +20,9 @@ pub fn run(program: &OsStr, args: impl Iterator<Item = OsString>) -> ExitCode {
     }
     let args: Vec<OsString> = args.take(3).collect();
     match args.iter().map(|arg| arg.to_str()).collect::<Vec<_>>().as_slice() {
-        [Some("serve")] => match bootstrap::serve() {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                diagnostics::report(&error.to_string());
-                ExitCode::FAILURE
-            }
-        },
-        [Some("compress"), Some(path)] => match compress::run(Path::new(path)) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                diagnostics::report(&error.to_string());
-                ExitCode::FAILURE
-            }
-        },
+        [Some("serve")] => status(bootstrap::serve()),
+        [Some("compress"), Some(path)] => status(compress::run(Path::new(path))),
+        [Some("pause"), Some(netns)] => status(containerd::sandbox::pause(netns)),
         [Some("--version")] => {
             say(concat!("kelson-shim ", env!("CARGO_PKG_VERSION"), "\n").as_bytes());
             ExitCode::SUCCESS
@@ -44,6 +34,16 @@ pub fn run(program: &OsStr, args: impl Iterator<Item = OsString>) -> ExitCode {
         _ => {
             let _ = std::io::stderr().lock().write_all(USAGE.as_bytes());
             ExitCode::from(2)
+        }
+    }
+}
+
+fn status(result: Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            diagnostics::report(&error.to_string());
+            ExitCode::FAILURE
         }
     }
 }

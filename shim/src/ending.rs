@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use crate::container::Container;
 use crate::diagnostics;
 use crate::error::{Doing, Result};
+use crate::fault;
 use crate::mounts;
 use crate::process::Process;
 use crate::reaper::Exit;
@@ -33,6 +34,7 @@ pub async fn container_ended(container: &Container, exit: Exit) {
     drain(init, || container.is_empty()).await;
     init.stdin.close().await;
 
+    fault::point("drained");
     // Counted before `delete`, which removes the cgroup that counts.
     let oom_killed = container.oom_kills() > 0;
     let record = ExitRecord {
@@ -50,12 +52,14 @@ pub async fn container_ended(container: &Container, exit: Exit) {
     {
         diagnostics::report(&error.to_string());
     }
+    fault::point("recorded");
     // A start that is under way tells of it first, and does not meet a runtime that deletes.
     let _verb = container.verbs.lock().await;
     if !container.manner.stays_until_deleted {
         container.cleanup().await;
     }
     end_execs(container, exit).await;
+    fault::point("cleaned");
     init.publish(exit);
     tell(container, init, exit);
     container.lifetime.update(|facts| facts.busy -= 1);
@@ -140,6 +144,7 @@ fn write_record(path: &Path, record: &ExitRecord) -> Result<()> {
     let mut file = File::create(&temporary).doing(doing)?;
     file.write_all(&record.encode()).doing(doing)?;
     file.sync_data().doing(doing)?;
+    fault::point("record-written");
     std::fs::rename(&temporary, path).doing(doing)?;
     let dir = path.parent().unwrap_or(Path::new("/"));
     File::open(dir).and_then(|dir| dir.sync_all()).doing(doing)

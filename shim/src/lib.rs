@@ -20,6 +20,7 @@ mod diagnostics;
 mod ending;
 mod error;
 mod events;
+mod fault;
 mod figures;
 mod forward;
 mod io;

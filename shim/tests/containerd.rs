@@ -18,6 +18,7 @@ struct Daemon {
     /// Keeps the mount namespace while containerd restarts.
     holder: Child,
     containerd: Option<Child>,
+    fault: Option<&'static str>,
     ids: std::cell::Cell<u32>,
 }
 
@@ -57,6 +58,11 @@ fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
 
 impl Daemon {
     fn start() -> Option<Self> {
+        Self::start_with(None)
+    }
+
+    /// With shims that die at a fault point.
+    fn start_with(fault: Option<&'static str>) -> Option<Self> {
         let runtime = match needed() {
             Ok(runtime) => runtime,
             Err(why) => {
@@ -96,6 +102,7 @@ impl Daemon {
             dir,
             holder,
             containerd: None,
+            fault,
             ids: std::cell::Cell::new(0),
         };
         let mut ready = [0; 6];
@@ -120,6 +127,7 @@ impl Daemon {
             .inside("containerd")
             .arg("--config")
             .arg(self.path("config.toml"))
+            .envs(self.fault.map(|point| ("KELSON_SHIM_FAULT", point)))
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
@@ -681,6 +689,39 @@ fn the_shim_is_killed() {
         !Path::new(&format!("/proc/{pid}")).exists()
     });
     eventually("containerd knows", || daemon.status(&id) == "none");
+    daemon.ok(&["container", "rm", &id]);
+    daemon.nothing_left();
+}
+
+#[test]
+fn the_shim_is_killed_after_the_end() {
+    let Some(daemon) = Daemon::start_with(Some("recorded")) else {
+        return;
+    };
+    let mut listener = daemon
+        .ctr_command(&["events"])
+        .stdout(fs::File::create(daemon.path("events")).unwrap())
+        .spawn()
+        .unwrap();
+    let events = || fs::read_to_string(daemon.path("events")).unwrap();
+    let id = daemon.id();
+    // It ends only when the listener was seen to listen.
+    let script = "until [ -e /go ]; do sleep 0.01; done; exit 9";
+    let output = daemon.run(&["-d", "--null-io"], &id, &["/bin/sh", "-c", script]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    eventually("the listener listens", || {
+        daemon.exec(&id, &daemon.id(), &["/bin/true"]);
+        events().contains("/tasks/exec-started")
+    });
+    fs::write(daemon.path("rootfs/go"), "").unwrap();
+    // Containerd asks `delete`, which has the record; nobody else could know.
+    eventually("containerd tells the status", || {
+        let text = events();
+        let exits: Vec<&str> = text.lines().filter(|line| line.contains("/tasks/exit")).collect();
+        exits.iter().any(|line| line.contains("\"exit_status\":9"))
+    });
+    let _ = listener.kill();
+    let _ = listener.wait();
     daemon.ok(&["container", "rm", &id]);
     daemon.nothing_left();
 }

@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::diagnostics;
 use crate::ending;
 use crate::error::{Error, Kind, Result, lock};
+use crate::fault;
 use crate::io::console::{CONSOLE_DEADLINE, Console, ConsoleSocket};
 use crate::io::logger::Logger;
 use crate::io::{self, Addresses, ChildStdio, OurStdio, Sink, pump, relay};
@@ -74,6 +75,7 @@ impl Container {
         let console = stdio.socket.as_ref().map(ConsoleSocket::address);
         let call = self.runtime.create(&self.bundle, stdio.child, console);
         let (pid, console) = self.with_console(stdio.socket.as_ref(), call).await?;
+        fault::point("created");
         let exit = self.reaper.exit_of(pid);
         self.init.made(pid, Phase::Created, console.clone());
         if let Err(error) = connect(&self.init, stdio.log, stdio.ours, stdio.logger, console).await {
@@ -208,6 +210,7 @@ impl Container {
         }
         lock(&self.forwarders).start();
         self.runtime.simple(&self.bundle, &["start"]).await?;
+        fault::point("started");
         self.init.running();
         self.events.tell(&self.id, What::Start { pid: before.pid });
         Ok(before.pid)

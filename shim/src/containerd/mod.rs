@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! start ──spawns──► serve ──► registry, service (as for our engine)      delete: after a shim that died
-//!   └ address           └ maker (options → container)   publish (events)   info (-info)
+//!   └ address           └ maker (options → container)   publish (events)   sandbox   info (-info)
 //! ```
 mod address;
 mod argv;
@@ -11,6 +11,7 @@ mod delete;
 mod info;
 pub mod maker;
 mod publish;
+pub mod sandbox;
 mod serve;
 mod start;
 

@@ -11,6 +11,7 @@ use ttrpc::r#async::Server;
 use super::argv::Argv;
 use super::maker::Maker;
 use super::publish::{self, Publisher};
+use super::sandbox::Sandbox;
 use crate::bootstrap::{FAREWELL, counted, listener, survive_signals};
 use crate::diagnostics;
 use crate::error::{Doing, Error, Kind, Result};
@@ -71,6 +72,7 @@ async fn serve(argv: &Argv, socket: OwnedFd) -> Result<()> {
         Publisher::new(argv, Arc::clone(&reaper)),
         Arc::clone(&queue),
     ));
+    let sandbox = Sandbox::new(Arc::clone(&reaper), Arc::clone(&lifetime));
     let maker = Maker {
         namespace: argv.namespace.clone(),
         reaper,
@@ -88,6 +90,7 @@ async fn serve(argv: &Argv, socket: OwnedFd) -> Result<()> {
     );
     let mut server = Server::new()
         .register_service(task)
+        .register_service(sandbox.service())
         .add_listener(counted(listener(socket)?, Arc::clone(&lifetime)));
     server
         .start()

@@ -46,6 +46,8 @@ pub struct Bench {
     pub spec: Value,
     pub once: bool,
     pub log: String,
+    /// Where the shim is to die.
+    pub fault: Option<&'static str>,
     /// Addresses of stdin, stdout and stderr instead of ours.
     pub paths: Option<[String; 3]>,
     runtime: PathBuf,
@@ -143,6 +145,7 @@ impl Bench {
             spec,
             once: true,
             log,
+            fault: None,
             paths: None,
             runtime: runtime.to_owned(),
         }
@@ -188,6 +191,7 @@ impl Bench {
             .collect();
         let mut shim = Command::new(shim_binary())
             .arg("serve")
+            .envs(self.fault.map(|point| ("KELSON_SHIM_FAULT", point)))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(fs::File::create(self.path("shim.log")).unwrap())

@@ -4,3 +4,4 @@ pub mod bootstrap;
 pub mod events;
 pub mod metrics;
 pub mod options;
+pub mod sandbox;
