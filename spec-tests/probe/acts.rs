@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown, lchown, symlink};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown, lchown, symlink};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::Command;
@@ -236,61 +236,85 @@ fn fds_of(pid: &str) -> io::Result<String> {
 }
 
 /// Looks into every other process for something of the host: a descriptor of a directory or of a regular file, a root
-/// or working directory that is not the container's, a program that can be opened for writing.
+/// that is not the container's, a program that can be written once nobody executes it any more.
 fn spy(time: Duration) -> io::Result<String> {
     let begin = Instant::now();
     let own = std::process::id().to_string();
-    let mut found: Vec<String> = Vec::new();
+    let mut spy = Spy::default();
     let mut seen = 0_u64;
     while begin.elapsed() < time {
         for entry in fs::read_dir("/proc")?.flatten() {
             let pid = entry.file_name().to_string_lossy().into_owned();
-            if pid == own || !pid.bytes().all(|b| b.is_ascii_digit()) {
-                continue;
+            if pid != own && pid.bytes().all(|b| b.is_ascii_digit()) {
+                seen += 1;
+                spy.look_at(&pid);
             }
-            seen += 1;
-            spy_on(&pid, &mut found);
         }
     }
+    let mut found = spy.findings();
     found.sort();
     found.dedup();
     Ok(object(&[("looked", seen.to_string()), ("found", strings(found))]))
 }
 
-fn spy_on(pid: &str, found: &mut Vec<String>) {
-    let at = |what: &str| format!("/proc/{pid}/{what}");
-    for entry in fs::read_dir(at("fd")).into_iter().flatten().flatten() {
-        let Ok(target) = fs::read_link(entry.path()) else {
-            continue;
-        };
-        let target = target.to_string_lossy().into_owned();
-        let harmless = [
-            "pipe:",
-            "socket:",
-            "anon_inode:",
-            "/dev/null",
-            "/dev/pts/",
-            "/dev/console",
-        ];
-        let number = entry.file_name().to_string_lossy().into_owned();
-        if !harmless.iter().any(|start| target.starts_with(start))
-            && number.parse::<u32>().is_ok_and(|n| n > 2)
-        {
-            found.push(format!("fd {target}"));
+#[derive(Default)]
+struct Spy {
+    found: Vec<String>,
+    /// Foreign programs, held open: a write is refused while they run, and may not be afterwards.
+    programs: Vec<(String, File)>,
+}
+
+impl Spy {
+    fn look_at(&mut self, pid: &str) {
+        let at = |what: &str| format!("/proc/{pid}/{what}");
+        for entry in fs::read_dir(at("fd")).into_iter().flatten().flatten() {
+            let Ok(target) = fs::read_link(entry.path()) else {
+                continue;
+            };
+            let target = target.to_string_lossy().into_owned();
+            let harmless = [
+                "pipe:",
+                "socket:",
+                "anon_inode:",
+                "/dev/null",
+                "/dev/pts/",
+                "/dev/console",
+                "/memfd:",
+            ];
+            let number: u32 = entry.file_name().to_string_lossy().parse().unwrap_or(0);
+            // A file that we can open ourselves by that name is the container's own.
+            let identity = |path: &Path| fs::metadata(path).map(|meta| (meta.dev(), meta.ino())).ok();
+            let ours = identity(&entry.path()).is_none_or(|it| identity(Path::new(&target)) == Some(it));
+            if number > 2 && !ours && !harmless.iter().any(|start| target.starts_with(start)) {
+                self.found.push(format!("fd {target}"));
+            }
+        }
+        // The container's root has /probe; the host's has not. One that is not there any more has nothing at all.
+        if fs::metadata(at("root/probe")).is_err() && fs::metadata(at("root/etc")).is_ok() {
+            self.found.push("the root of another file system".into());
+        }
+        if let Ok(program) = fs::read_link(at("exe")) {
+            let name = program.to_string_lossy().into_owned();
+            let known = name.ends_with("probe") || self.programs.iter().any(|(other, _)| *other == name);
+            if !known && let Ok(file) = File::open(at("exe")) {
+                self.programs.push((name, file));
+            }
         }
     }
-    // The root of the host has no /probe.
-    if fs::metadata(at("root/")).is_ok()
-        && fs::metadata(at("root/probe")).is_err()
-        && fs::metadata(at("root/")).is_ok()
-    {
-        found.push("root of another file system".into());
-    }
-    if let Ok(program) = fs::read_link(at("exe"))
-        && !program.ends_with("probe")
-        && OpenOptions::new().write(true).open(at("exe")).is_ok()
-    {
-        found.push(format!("writable program {}", program.display()));
+
+    fn findings(mut self) -> Vec<String> {
+        let begin = Instant::now();
+        for (name, file) in &self.programs {
+            let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(file));
+            let sealed = name.starts_with("/memfd:");
+            while !sealed && begin.elapsed() < Duration::from_millis(300) {
+                if OpenOptions::new().write(true).open(&path).is_ok() {
+                    self.found.push(format!("writable program {name}"));
+                    break;
+                }
+            }
+        }
+        self.found
     }
 }
 

@@ -52,6 +52,16 @@ fn our_runtime_keeps_the_specification() {
 }
 
 #[test]
+fn our_runtime_has_the_command_line_that_engines_use() {
+    judge("cli/");
+}
+
+#[test]
+fn our_runtime_withstands_the_attacks() {
+    judge("attacks/");
+}
+
+#[test]
 fn the_coverage_document_is_up_to_date() {
     let output = Command::new(env!("CARGO_BIN_EXE_kelson-spec-tests"))
         .args(["report", "--coverage"])

@@ -7,6 +7,7 @@ pub mod bundle;
 pub mod container;
 pub mod process;
 pub mod seen;
+pub mod terminal;
 
 use std::cell::Cell;
 use std::fs;
@@ -240,6 +241,18 @@ impl Lab {
         };
         let text = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
         Ok((version, text.trim().to_owned()))
+    }
+
+    /// `sh -c SCRIPT sh RUNTIME ARGS...`: what a shell can arrange before it executes the runtime.
+    #[must_use]
+    pub fn through_shell(&self, script: &str, args: &[&str]) -> Command {
+        let plain = self.command(args);
+        let mut command = process::quiet(Path::new("/bin/sh"));
+        command
+            .args(["-c", script, "sh"])
+            .arg(plain.get_program())
+            .args(plain.get_args());
+        command
     }
 
     /// Starts a helper that does acts of the probe on the host until the case ends.

@@ -1,5 +1,7 @@
 //! All cases, by suite.
 
+pub mod attacks;
+pub mod cli;
 pub mod runtime;
 
 use crate::case::Case;
@@ -7,7 +9,10 @@ use crate::case::Case;
 /// Every case of every suite, in the order of reports.
 #[must_use]
 pub fn all() -> Vec<Case> {
-    runtime::cases()
+    let mut all = runtime::cases();
+    all.extend(cli::cases());
+    all.extend(attacks::cases());
+    all
 }
 
 #[cfg(test)]

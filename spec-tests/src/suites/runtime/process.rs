@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use super::configuration::refused_with;
 use crate::case::{Case, case};
 use crate::eventually::eventually;
-use crate::lab::{Answers, Bundle, CALL_LIMIT, Container, Lab, Observation, check, process::Helper};
+use crate::lab::terminal::Terminal;
+use crate::lab::{Answers, Bundle, CALL_LIMIT, Container, Lab, Observation, check};
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
@@ -247,17 +248,6 @@ fn additional_groups(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// `sh -c SCRIPT sh RUNTIME ARGS...`: what a shell can arrange before it executes the runtime.
-fn through_shell(lab: &Lab, script: &str, args: &[&str]) -> std::process::Command {
-    let plain = lab.command(args);
-    let mut command = crate::lab::process::quiet(std::path::Path::new("/bin/sh"));
-    command
-        .args(["-c", script, "sh"])
-        .arg(plain.get_program())
-        .args(plain.get_args());
-    command
-}
-
 /// Creates through a shell, starts, and gives what the probe observes.
 fn observe_through_shell(lab: &Lab, script: &str) -> Result<Observation> {
     let mut bundle = lab.bundle()?;
@@ -265,7 +255,7 @@ fn observe_through_shell(lab: &Lab, script: &str) -> Result<Observation> {
     bundle.write()?;
     let id = lab.new_id();
     let directory = bundle.directory.to_string_lossy().into_owned();
-    let mut command = through_shell(lab, script, &["create", "--bundle", &directory, &id]);
+    let mut command = lab.through_shell(script, &["create", "--bundle", &directory, &id]);
     let out = lab.path("through-shell");
     command
         .stdout(fs::File::create(&out)?)
@@ -319,43 +309,20 @@ fn signals(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// A container with a terminal, whose output is collected by a helper.
-struct OnTerminal<'a> {
-    container: Container<'a>,
-    output: std::path::PathBuf,
-    _helper: Helper,
-}
-
-impl<'a> OnTerminal<'a> {
-    fn create(lab: &'a Lab, bundle: &'a mut Bundle) -> Result<Self> {
-        bundle.config["process"]["terminal"] = json!(true);
-        let (socket, output) = (lab.path("console"), lab.path("console.out"));
-        let helper = lab.helper(&[&format!("console {} {}", socket.display(), output.display())])?;
-        eventually("the console socket", CALL_LIMIT, || {
-            Ok(output.exists().then_some(()))
-        })?;
-        let container = Container::create(lab, bundle, &["--console-socket", &socket.to_string_lossy()])?;
-        Ok(Self {
-            container,
-            output,
-            _helper: helper,
-        })
-    }
-
-    fn answers(&self, count: usize) -> Result<Answers> {
-        eventually("answers on the terminal", CALL_LIMIT, || {
-            let answers = Answers::parse(&fs::read_to_string(&self.output)?);
-            Ok((answers.0.len() >= count).then_some(answers))
-        })
-    }
+/// A container with a terminal, and what comes out of it.
+fn on_terminal<'a>(lab: &'a Lab, bundle: &'a mut Bundle) -> Result<(Container<'a>, Terminal)> {
+    bundle.config["process"]["terminal"] = json!(true);
+    let terminal = Terminal::open(lab, "console")?;
+    let container = Container::create(lab, bundle, &["--console-socket", &terminal.socket()])?;
+    Ok((container, terminal))
 }
 
 fn terminal(lab: &Lab) -> Result<()> {
     let mut bundle = lab.bundle()?;
     bundle.acts(&["observe", "open /dev/tty rw"]);
-    let on = OnTerminal::create(lab, &mut bundle)?;
-    on.container.start()?;
-    let answers = on.answers(2)?;
+    let (container, screen) = on_terminal(lab, &mut bundle)?;
+    container.start()?;
+    let answers = screen.answers(2)?;
     let seen = Observation(answers.value(0)?.clone());
     let fds = seen.map("fds");
     for number in ["0", "1", "2"] {
@@ -382,9 +349,9 @@ fn terminal(lab: &Lab) -> Result<()> {
 fn console_device(lab: &Lab) -> Result<()> {
     let mut bundle = lab.bundle()?;
     bundle.acts(&["stat /dev/console", "stat /dev/pts/0"]);
-    let on = OnTerminal::create(lab, &mut bundle)?;
-    on.container.start()?;
-    let answers = on.answers(2)?;
+    let (container, screen) = on_terminal(lab, &mut bundle)?;
+    container.start()?;
+    let answers = screen.answers(2)?;
     for field in ["type", "major", "minor"] {
         check(
             &format!("{field} of /dev/console"),
@@ -399,11 +366,11 @@ fn terminal_size(lab: &Lab) -> Result<()> {
     let mut bundle = lab.bundle()?;
     bundle.config["process"]["consoleSize"] = json!({"height": 33, "width": 121});
     bundle.acts(&["observe"]);
-    let on = OnTerminal::create(lab, &mut bundle)?;
-    on.container.start()?;
+    let (container, screen) = on_terminal(lab, &mut bundle)?;
+    container.start()?;
     check(
         "rows and columns",
-        &on.answers(1)?.value(0)?["terminals"][0],
+        &screen.answers(1)?.value(0)?["terminals"][0],
         json!([33, 121]),
     )
 }
