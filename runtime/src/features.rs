@@ -6,6 +6,13 @@ use crate::process::memory_policy;
 use crate::rootfs::options;
 use crate::seccomp;
 
+/// Annotations of a config that change what this runtime does.
+const UNSAFE: [&str; 3] = [
+    "org.systemd.property.",
+    "run.oci.mount_context_type",
+    "run.oci.seccomp.receiver",
+];
+
 /// What this runtime can do, whatever this machine can.
 pub fn document() -> Value {
     json!({
@@ -16,7 +23,7 @@ pub fn document() -> Value {
         "linux": {
             "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
             "capabilities": capabilities(),
-            "cgroup": {"v1": true, "v2": true, "systemd": false, "systemdUser": false, "rdma": true},
+            "cgroup": {"v1": true, "v2": true, "systemd": true, "systemdUser": true, "rdma": true},
             "seccomp": {
                 "enabled": true,
                 "actions": seccomp::ACTIONS,
@@ -39,7 +46,8 @@ pub fn document() -> Value {
             "io.github.seccomp.libseccomp.version": seccomp::library_version(),
             "org.opencontainers.runc.checkpoint.enabled": "false"
         },
-        "potentiallyUnsafeConfigAnnotations": []
+        // A name with a dot at its end stands for all that begin with it.
+        "potentiallyUnsafeConfigAnnotations": UNSAFE
     })
 }
 
