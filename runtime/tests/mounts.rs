@@ -554,6 +554,55 @@ fn a_tmpfs_looks_like_the_directory_it_hides() {
     assert!(Path::new(&copied.join("file")).exists());
 }
 
+/// fsconfig(2) takes values of 255 bytes; an engine's list of layers is longer.
+#[test]
+fn an_overlay_of_many_layers() {
+    if !can_run() {
+        return;
+    }
+    if !fs::read_to_string("/proc/filesystems")
+        .unwrap()
+        .contains("overlay")
+    {
+        eprintln!("SKIP: this kernel has no overlay");
+        return;
+    }
+    let mut b = Bundle::new("cat /mnt/0 /mnt/9; touch /mnt/x 2>&1; cat /proc/self/mountinfo");
+    let layers: Vec<_> = (0..10)
+        .map(|i| b.path(&format!("a-layer-with-a-long-name-{i}")))
+        .collect();
+    for (i, layer) in layers.iter().enumerate() {
+        fs::create_dir(layer).unwrap();
+        fs::write(layer.join(i.to_string()), format!("layer {i}\n")).unwrap();
+    }
+    let lower: Vec<_> = layers.iter().map(|l| l.to_str().unwrap()).collect();
+    let lower = format!("lowerdir={}", lower.join(":"));
+    assert!(lower.len() > 255);
+    add(
+        &mut b,
+        &[
+            json!({"destination": "/mnt", "type": "overlay", "source": "overlay",
+            "options": [lower, "ro", "nosuid", "rnodev", "rshared"]}),
+        ],
+    );
+    let out = b.output();
+    assert!(
+        out.starts_with("layer 0\nlayer 9\n") && out.contains("Read-only file system"),
+        "{out}"
+    );
+    let info = at(&out, "/mnt");
+    assert!(
+        info.typ == "overlay" && info.has("ro") && info.has("nosuid"),
+        "{info:?}"
+    );
+    // What is done after mounting reaches the new mount, which mount(2) gave no descriptor of.
+    assert!(info.has("nodev") && info.peers.starts_with("shared:"), "{info:?}");
+    assert!(
+        info.superblock.starts_with("ro"),
+        "a filesystem with a disk is read-only itself: {info:?}"
+    );
+}
+
 #[test]
 fn kernel_filesystems() {
     if !can_run() {

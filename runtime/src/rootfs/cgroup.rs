@@ -47,18 +47,17 @@ fn unified(setup: &Setup<'_>, cgroup: &Cgroup, options: &Options) -> Result<Owne
         Err(e) if matches!(e.errno(), Some(EPERM | EBUSY)) => {}
         other => return other,
     }
-    let dir = cgroup
-        .dirs()
-        .first()
-        .ok_or_else(|| Error::new(Kind::Internal, "no cgroup directory"))?;
+    // Without rights on any cgroup there is none to show: better nothing than the host's, which a bind of /sys would
+    // leave in sight.
+    let Some(dir) = cgroup.dirs().first() else {
+        return mask::empty_directory(setup.label);
+    };
     let path = if setup.cgroup_namespace {
         &dir.path
     } else {
         &dir.mount
     };
     match bind_of(path, additions(options)) {
-        // Without rights on any cgroup there is none to show: better nothing than the host's, which a bind of /sys
-        // would leave in sight.
         Err(e) if e.errno() == Some(ENOENT) => mask::empty_directory(setup.label),
         other => other,
     }

@@ -275,6 +275,22 @@ pub fn propagation(option: &str) -> Option<Propagation> {
     }
 }
 
+/// Parses arbitrary bytes as a list of options, one a line, for fuzzing: nothing may panic or contradict itself.
+pub fn fuzz(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return;
+    };
+    let options = parse(&text.split('\n').collect::<Vec<_>>());
+    let locked = options.locked_change(options.attributes()).unwrap_or_default();
+    for change in [
+        options.bind_change().unwrap_or_default(),
+        locked,
+        options.recursive,
+    ] {
+        assert_eq!(change.set & change.clear & !attr::ATIME_MASK, 0, "{options:?}");
+    }
+}
+
 /// Every option known here, for the `features` document.
 pub fn known() -> Vec<String> {
     TABLE.iter().map(|(name, _)| (*name).to_owned()).collect()

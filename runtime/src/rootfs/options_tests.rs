@@ -230,6 +230,12 @@ fn what_is_done_by_the_runtime_alone() {
 
 proptest::proptest! {
     #[test]
+    fn no_input_panics(bytes: Vec<u8>) { fuzz(&bytes); }
+
+    #[test]
+    fn no_options_panic(text in "((r|no|rno)?(idmap=|atime|bind|sync|shared|ro|rw|suid|symfollow|[a-z=;#@0-9-]{0,8})\\n){0,12}") { fuzz(text.as_bytes()); }
+
+    #[test]
     fn set_and_clear_never_contradict(list in proptest::collection::vec("r?(ro|rw|noatime|relatime|strictatime|nosuid|suid|bind)", 0..9)) {
         let o = parse(&list);
         let bind = o.bind_change().unwrap_or_default();
