@@ -6,6 +6,7 @@
 //! Imports point downward: `cli` → `container` → `init` → {`namespaces`, `rootfs`, `process`, `seccomp`, `lsm`,
 //! `hooks`, `terminal`} → `config`, `error`.
 
+pub mod checkpoint;
 pub mod cli;
 pub mod config;
 pub mod container;

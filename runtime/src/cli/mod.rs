@@ -3,6 +3,7 @@
 //! One file per command. Argument structures are built for the one command that is named: with all of them, building
 //! them would be the largest single cost of a start. What engines send is read without them; see [`quick`].
 
+mod checkpoint;
 mod create;
 mod delete;
 mod events;
@@ -14,6 +15,7 @@ mod list;
 mod pause;
 mod ps;
 mod quick;
+mod restore;
 mod run;
 mod select;
 mod spec;
@@ -121,6 +123,8 @@ fn dispatch(context: &Context, program: &str, argv: &[OsString]) -> std::result:
         "ps" => with(argv, Takes::at_least(1), |a| ps::run(context, &a)),
         "spec" => with(argv, Takes::NONE, |a| spec::run(&a)),
         "features" => with(argv, Takes::NONE, |a| features::run(&a)),
+        "checkpoint" => with(argv, Takes::ID, |a| checkpoint::run(context, &a)),
+        "restore" => with(argv, Takes::ID, |a| restore::run(context, &a)),
         "version" => Ok(print(&globals::version(program)).into()),
         "help" | "h" => Ok(print(&usage::help(program)).into()),
         // urfave/cli's words and status, which is how runc answers.

@@ -8,7 +8,8 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use super::globals::Globals;
 
-const COMMANDS: [(&str, &str); 17] = [
+const COMMANDS: [(&str, &str); 19] = [
+    ("checkpoint", "checkpoint a running container"),
     ("create", "create a container"),
     ("delete", "delete any resources held by the container"),
     (
@@ -24,6 +25,7 @@ const COMMANDS: [(&str, &str); 17] = [
     ("list", "list containers"),
     ("pause", "suspend all processes inside the container"),
     ("ps", "show the processes running inside a container"),
+    ("restore", "restore a container from a previous checkpoint"),
     ("resume", "resume all processes that have been paused"),
     ("run", "create and run a container"),
     ("spec", "create a new specification file"),

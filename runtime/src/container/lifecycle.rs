@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -57,6 +57,9 @@ pub struct Ready {
     hooked: Cell<bool>,
     log: Log,
     notify: Option<Proxy>,
+    /// Holds a scope of systemd's open as long as no process of the container is in it.
+    holder: Option<Placeholder>,
+    more_namespaces: bool,
     done: bool,
 }
 
@@ -67,6 +70,7 @@ impl Drop for Ready {
             return;
         }
         drop(self.init.take());
+        drop(self.holder.take());
         if self.cgroup_made {
             let _ = self.record.cgroup.kill_all(KILL_PATIENCE);
             let _ = self.record.take_off_host();
@@ -80,11 +84,11 @@ impl Drop for Ready {
     }
 }
 
-/// Makes everything of a container up to the point where its program could run.
+/// Reserves the id, writes the record, makes the cgroup: what precedes every process.
 ///
 /// # Errors
 /// After one nothing of the container is left.
-pub fn prepare(store: &Store, plan: &Plan, options: &Options, wait_for_start: bool) -> Result<Ready> {
+pub fn begin(store: &Store, plan: &Plan, options: &Options) -> Result<Ready> {
     let record = first_record(plan)?;
     let mut entry = store.create(&plan.id)?;
     fault::point("create.reserved");
@@ -97,9 +101,25 @@ pub fn prepare(store: &Store, plan: &Plan, options: &Options, wait_for_start: bo
         hooked: Cell::new(false),
         log: plan.log.clone(),
         notify: None,
+        holder: None,
+        more_namespaces: false,
         done: false,
     };
     fault::point("create.recorded");
+    ready.holder = cgroup::make(&mut ready.record, plan, options.rootless)?;
+    ready.cgroup_made = true;
+    plan.intel_rdt
+        .as_ref()
+        .map_or(Ok(()), intel_rdt::Prepared::make)?;
+    Ok(ready)
+}
+
+/// Makes everything of a container up to the point where its program could run.
+///
+/// # Errors
+/// After one nothing of the container is left.
+pub fn prepare(store: &Store, plan: &Plan, options: &Options, wait_for_start: bool) -> Result<Ready> {
+    let mut ready = begin(store, plan, options)?;
     if let Some(host) = &plan.notify {
         let dir = ready.entry.make_notify_dir()?;
         // Of a created container `start` makes the socket, which may be called by another service.
@@ -107,11 +127,6 @@ pub fn prepare(store: &Store, plan: &Plan, options: &Options, wait_for_start: bo
             ready.notify = Some(Proxy::new(&dir, host)?);
         }
     }
-    let mut holder = cgroup::make(&mut ready.record, plan, options.rootless)?;
-    ready.cgroup_made = true;
-    plan.intel_rdt
-        .as_ref()
-        .map_or(Ok(()), intel_rdt::Prepared::make)?;
     let joiner = ready.record.cgroup.joiner()?;
     fault::point("create.limits");
     let gate = if wait_for_start {
@@ -119,6 +134,7 @@ pub fn prepare(store: &Store, plan: &Plan, options: &Options, wait_for_start: bo
     } else {
         Gate::Channel
     };
+    let mut holder = ready.holder.take();
     let known = &ready.record;
     let hooked = &ready.hooked;
     let hand_over = |pid: Pid, listener: OwnedFd| {
@@ -146,16 +162,12 @@ pub fn prepare(store: &Store, plan: &Plan, options: &Options, wait_for_start: bo
         hand_over,
     )?;
     fault::point("create.ready");
-    ready.record.pid = init.pid.as_raw();
+    let pid = init.pid.as_raw();
+    ready.record.pid = pid;
     ready.init = Some(init);
     holder.take().map_or(Ok(()), Placeholder::end)?;
     ready.hooked.set(true);
-    ready.record.start_time = stat::read(ready.record.pid).map_or(0, |s| s.start_time);
-    ready.entry.complete(&Progress {
-        pid: ready.record.pid,
-        start_time: ready.record.start_time,
-        cgroup: ready.record.cgroup.clone(),
-    })?;
+    ready.started(pid)?;
     fault::point("create.rewritten");
     if let (Some(socket), Some(init)) = (&plan.pidfd_socket, &ready.init) {
         send_pidfd(socket, &init.pidfd)?;
@@ -251,6 +263,55 @@ pub fn pid_file(path: Option<&Path>, pid: i32) -> Result<()> {
 }
 
 impl Ready {
+    /// What is known of it so far.
+    pub fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// Records the first process, wherever it came from.
+    ///
+    /// # Errors
+    /// What writing the record reported.
+    pub fn started(&mut self, pid: i32) -> Result<()> {
+        self.holder.take().map_or(Ok(()), Placeholder::end)?;
+        self.record.pid = pid;
+        self.record.start_time = stat::read(pid).map_or(0, |s| s.start_time);
+        self.entry.complete(&Progress {
+            pid,
+            start_time: self.record.start_time,
+            cgroup: self.record.cgroup.clone(),
+            namespaces: self.more_namespaces.then_some(self.record.namespaces),
+        })
+    }
+
+    /// Adds a namespace (`CLONE_NEW*`) that the first process has without config.json asking for it.
+    pub fn add_namespace(&mut self, flag: u64) {
+        self.record.namespaces |= flag;
+        self.more_namespaces = true;
+    }
+
+    /// prestart and createRuntime hooks, for a process that somebody else made.
+    ///
+    /// # Errors
+    /// The first hook that fails.
+    pub fn early_hooks(&mut self, plan: &Plan, pid: i32) -> Result<()> {
+        self.hooked.set(true);
+        moments::early(plan, &self.record, Pid::from_raw(pid)).map(drop)
+    }
+
+    /// Makes an empty directory in the container's state, for the root that criu works in.
+    ///
+    /// # Errors
+    /// What making it reported.
+    pub fn make_criu_root(&self) -> Result<PathBuf> {
+        self.entry.make_criu_root()
+    }
+
+    /// Keeps all of it: the container lives.
+    pub fn keep(mut self) {
+        self.done = true;
+    }
+
     /// `create`: leaves it waiting on the fifo.
     pub fn created(mut self) {
         if let Some(init) = &mut self.init {

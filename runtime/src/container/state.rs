@@ -76,6 +76,9 @@ pub struct Progress {
     pub start_time: u64,
     /// With the directories that were made.
     pub cgroup: Cgroup,
+    /// See [`Record::namespaces`]; only where there are more than config.json asks for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespaces: Option<u64>,
 }
 
 /// States of a container; `Paused` is runc's addition to the specification's four.

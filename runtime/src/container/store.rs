@@ -23,6 +23,8 @@ const RECORD: &str = "state.json";
 const FIFO: &str = "exec.fifo";
 /// A directory with the socket of [`crate::notify`]; only where that was asked for.
 const NOTIFY: &str = "notify";
+/// A directory that only criu sees something in.
+const CRIU_ROOT: &str = "criu-root";
 
 /// `--root`: all containers.
 #[derive(Debug, Clone)]
@@ -237,6 +239,34 @@ impl Entry {
             .into_owned()
     }
 
+    /// What only some containers have.
+    fn remove_rest(&self) -> Result<()> {
+        match fs::remove_dir_all(self.dir.join(NOTIFY)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                return Err(e).doing(|| format!("remove {}", self.dir.join(NOTIFY).display()));
+            }
+            _ => {}
+        }
+        // Never its contents: should anything be mounted there, it is the container's root.
+        match fs::remove_dir(self.dir.join(CRIU_ROOT)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                return Err(e).doing(|| format!("remove {}", self.dir.join(CRIU_ROOT).display()));
+            }
+            _ => {}
+        }
+        fs::remove_dir(&self.dir).doing(|| format!("remove {}", self.dir.display()))
+    }
+
+    /// Makes an empty directory on which criu's view of the root filesystem is mounted.
+    ///
+    /// # Errors
+    /// What making it reported.
+    pub fn make_criu_root(&self) -> Result<PathBuf> {
+        let dir = self.dir.join(CRIU_ROOT);
+        fs::create_dir(&dir).doing(|| format!("make {}", dir.display()))?;
+        Ok(dir)
+    }
+
     /// Makes the directory for the container's readiness socket.
     ///
     /// # Errors
@@ -362,11 +392,7 @@ impl Entry {
         };
         match removed {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => {
-                fs::remove_dir_all(self.dir.join(NOTIFY))
-                    .and_then(|()| fs::remove_dir(&self.dir))
-                    .doing(|| format!("remove {}", self.dir.display()))
-            }
+            Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => self.remove_rest(),
             other => other.doing(|| format!("remove {}", self.dir.display())),
         }
     }
@@ -409,6 +435,7 @@ fn decode(bytes: &[u8]) -> Result<Record> {
         record.pid = progress.pid;
         record.start_time = progress.start_time;
         record.cgroup = progress.cgroup;
+        record.namespaces = progress.namespaces.unwrap_or(record.namespaces);
     }
     Ok(record)
 }
