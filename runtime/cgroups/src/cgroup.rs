@@ -217,7 +217,10 @@ impl Cgroup {
         if done.is_ok()
             && let Some(unit) = &self.unit
         {
-            done = self.tell(unit, resources, &now);
+            // systemd writes its own idea of the limits: of a quota in whole percents, of no quota without its period.
+            done = self
+                .tell(unit, resources, &now)
+                .and_then(|()| self.write(&limits, None));
         }
         if done.is_err() {
             undo.take_back();

@@ -20,6 +20,8 @@ pub(crate) struct Now {
     pub memory: Option<i64>,
     /// The first word of `cpu.max`: it shares its file with the period.
     pub quota: Option<String>,
+    /// The second word.
+    pub period: Option<u64>,
     /// `memory.current`, for `checkBeforeUpdate`.
     pub usage: Option<u64>,
 }
@@ -39,11 +41,12 @@ impl Now {
             }
         }
         if let Some(c) = resources.cpu()
-            && c.period().is_some_and(|n| n != 0)
-            && c.quota().is_none_or(|n| n == 0)
+            && c.period().is_some_and(|n| n != 0) != c.quota().is_some_and(|n| n != 0)
         {
             let text = files::read(dir, "cpu.max").unwrap_or_default();
-            now.quota = text.split_whitespace().next().map(str::to_owned);
+            let mut words = text.split_whitespace();
+            now.quota = words.next().map(str::to_owned);
+            now.period = words.next().and_then(|n| n.parse().ok());
         }
         now
     }
@@ -304,15 +307,18 @@ fn cpu(out: &mut Vec<Limit>, cpu: &LinuxCpu, now: &Now) -> Result<()> {
     Ok(())
 }
 
-/// `cpu.max`: quota and period. A quota alone keeps the period that is there, a period alone needs the quota.
+/// `cpu.max`: quota and period, of which one may be in force already. A fresh cgroup has no quota.
 fn max_line(cpu: &LinuxCpu, now: &Now) -> Option<String> {
     let quota = cpu
         .quota()
         .filter(|&n| n != 0)
         .map(|n| if n > 0 { n.to_string() } else { "max".to_owned() });
-    match (quota, cpu.period().filter(|&n| n != 0)) {
-        (None, None) => None,
-        (Some(quota), None) => Some(quota),
+    let period = cpu.period().filter(|&n| n != 0);
+    if quota.is_none() && period.is_none() {
+        return None;
+    }
+    match (quota, period.or(now.period)) {
+        (quota, None) => quota,
         (quota, Some(period)) => {
             let quota = quota
                 .or_else(|| now.quota.clone())
@@ -461,7 +467,15 @@ mod tests {
             files(r#"{"cpu":{"quota":50000,"period":100000}}"#, &busy),
             one("cpu.max", "50000 100000")
         );
-        assert_eq!(files(r#"{"cpu":{"quota":-1}}"#, &busy), one("cpu.max", "max"));
+        assert_eq!(files(r#"{"cpu":{"quota":-1}}"#, &fresh), one("cpu.max", "max"));
+        let kept = Now {
+            period: Some(900_000),
+            ..busy.clone()
+        };
+        assert_eq!(
+            files(r#"{"cpu":{"quota":-1}}"#, &kept),
+            one("cpu.max", "max 900000")
+        );
         assert_eq!(
             files(r#"{"cpu":{"period":50000}}"#, &fresh),
             one("cpu.max", "max 50000")

@@ -206,9 +206,12 @@ fn cpu(out: &mut Vec<Property>, c: &LinuxCpu, unified: bool, now: &v2::Now, vers
         });
     }
     let quota = c.quota().filter(|&n| n != 0);
-    // A period alone is told with the quota that is in force.
-    let quota = quota.or_else(|| now.quota.as_deref().and_then(|q| q.parse().ok()));
-    cpu_quota(out, quota, c.period().filter(|&n| n != 0), version);
+    let period = c.period().filter(|&n| n != 0);
+    if quota.is_some() || period.is_some() {
+        // One alone is told with the other that is in force.
+        let quota = quota.or_else(|| now.quota.as_deref().and_then(|q| q.parse().ok()));
+        cpu_quota(out, quota, period.or(now.period), version);
+    }
     if version >= since::CPUSET {
         for (name, field, list) in [
             ("AllowedCPUs", "linux.resources.cpu.cpus", c.cpus()),
