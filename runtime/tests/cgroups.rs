@@ -7,6 +7,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use common::{Bundle, can_run, eventually, skip, text};
 use kelson_cgroups::{Host, Layout};
@@ -458,4 +459,31 @@ fn events_refuse_bad_intervals_and_stopped_containers() {
         assert_eq!(out.status.code(), Some(1));
         assert!(text(&out.stderr).contains("--interval"), "{}", text(&out.stderr));
     }
+}
+
+#[test]
+fn delete_waits_for_nobody_who_never_reaps() {
+    if !can_run() {
+        return;
+    }
+    // What the runtime leaves behind becomes ours, and we do not look after it.
+    nix::sys::prctl::set_child_subreaper(true).unwrap();
+    let bundle = Bundle::new("sleep 1000");
+    bundle.up();
+    let out = bundle
+        .command(&["exec", "--detach", &bundle.id, "sleep", "1000"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .unwrap();
+    assert!(out.success());
+    assert_eq!(bundle.container_cgroup().pids().unwrap().len(), 2);
+    let begin = Instant::now();
+    let out = bundle.delete();
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    // Its own patience with processes is twice as long.
+    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+    assert_eq!(bundle.cgroups(), [] as [PathBuf; 0]);
+    while nix::sys::wait::waitpid(None, None).is_ok() {}
+    nix::sys::prctl::set_child_subreaper(false).unwrap();
 }

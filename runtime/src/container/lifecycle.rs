@@ -625,10 +625,11 @@ pub fn destroy(entry: &Entry, record: &Record, log: &Log) -> Result<()> {
     Ok(())
 }
 
-/// The cgroup is empty; a first process that was never in it, or is a zombie nobody waited for, counts as dead.
+/// The cgroup is empty; a first process that was never in it, or is a zombie nobody waited for, counts as dead. So does
+/// one that waits for others of its pid namespace to be reaped: it left the cgroup after its memory and namespaces.
 fn wait_until_dead(record: &Record) -> Result<()> {
     let until = Instant::now() + KILL_PATIENCE;
-    while record.is_alive() {
+    while record.is_alive() && !stat::has_let_go(record.pid, record.start_time) {
         if Instant::now() > until {
             return Err(Error::new(
                 Kind::Conflict,
