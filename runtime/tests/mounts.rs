@@ -445,10 +445,6 @@ fn wrong_mappings_are_named() {
             "uidMappings": [{"containerID": 0, "hostID": 0, "size": 0}]}),
             "uidMappings[0].size: is 0",
         ),
-        (
-            json!({"destination": "/mnt/x", "source": "/tmp", "options": ["bind", "mode=700"]}),
-            "options: \"mode=700\"",
-        ),
     ];
     for (entry, expected) in cases {
         let mut b = Bundle::new("true");
@@ -638,7 +634,7 @@ fn kernel_filesystems() {
 }
 
 #[test]
-fn a_label_without_selinux_is_refused() {
+fn a_label_without_selinux_is_warned_of() {
     if !can_run() {
         return;
     }
@@ -650,9 +646,9 @@ fn a_label_without_selinux_is_refused() {
     b.config["linux"]["mountLabel"] = json!("system_u:object_r:container_file_t:s0:c1,c2");
     let out = b.run();
     assert!(
-        text(&out.stderr).contains("linux.mountLabel: "),
+        text(&out.stderr).contains("linux.mountLabel: \"system_u"),
         "{}",
         text(&out.stderr)
     );
-    assert_eq!((out.status.code(), b.leftovers()), (Some(1), Vec::new()));
+    assert!(out.status.success());
 }

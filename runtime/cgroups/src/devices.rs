@@ -1,8 +1,6 @@
 //! Which devices a container may open or make: the list of config.json, reduced to a set of rules, as the lines
 //! of v1's devices.allow and as a cgroup v2 device filter.
 
-use std::collections::BTreeMap;
-
 use kelson_sys::bpf::Instruction;
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType};
 
@@ -45,7 +43,8 @@ impl Key {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceRules {
     default: Default,
-    exceptions: BTreeMap<Key, u8>,
+    /// In the order of the list, which v1's devices.list shows; each key once.
+    exceptions: Vec<(Key, u8)>,
 }
 
 /// What every container may use, as runc and the specification's default devices have it: making any node, and
@@ -72,7 +71,7 @@ impl DeviceRules {
     pub fn new(list: &[LinuxDeviceCgroup]) -> Result<Self> {
         let mut rules = Self {
             default: Default::Deny,
-            exceptions: BTreeMap::new(),
+            exceptions: Vec::new(),
         };
         for (i, entry) in list.iter().enumerate() {
             rules
@@ -81,7 +80,7 @@ impl DeviceRules {
         }
         if rules.default == Default::Deny {
             for (typ, major, minor, access) in ALWAYS {
-                *rules.exceptions.entry(Key { typ, major, minor }).or_insert(0) |= access;
+                rules.except(Key { typ, major, minor }, access);
             }
         }
         Ok(rules)
@@ -91,7 +90,7 @@ impl DeviceRules {
     pub fn unrestricted() -> Self {
         Self {
             default: Default::Allow,
-            exceptions: BTreeMap::new(),
+            exceptions: Vec::new(),
         }
     }
 
@@ -129,7 +128,7 @@ impl DeviceRules {
 
     fn set(&mut self, key: Key, access: u8, allow: bool) -> std::result::Result<(), String> {
         if allow == (self.default == Default::Deny) {
-            *self.exceptions.entry(key).or_insert(0) |= access;
+            self.except(key, access);
             return Ok(());
         }
         for (k, a) in &mut self.exceptions {
@@ -139,8 +138,15 @@ impl DeviceRules {
                 return Err("would take a part out of a wider rule before it".to_owned());
             }
         }
-        self.exceptions.retain(|_, a| *a != 0);
+        self.exceptions.retain(|(_, a)| *a != 0);
         Ok(())
+    }
+
+    fn except(&mut self, key: Key, access: u8) {
+        match self.exceptions.iter_mut().find(|(k, _)| *k == key) {
+            Some((_, a)) => *a |= access,
+            None => self.exceptions.push((key, access)),
+        }
     }
 
     /// The rules as systemd's DeviceAllow, with which every other device is denied; `None` where DevicePolicy=auto is

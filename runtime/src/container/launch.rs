@@ -192,7 +192,10 @@ pub fn plan(store: &Store, log: &Log, options: &Options, console: Console) -> Re
         .as_deref()
         .map(|path| handover::connect("--pidfd-socket", path))
         .transpose()?;
-    if let Some(warning) = lsm::check(&process)? {
+    for warning in [lsm::check(&process)?, crate::rootfs::label::left_out(&config)]
+        .into_iter()
+        .flatten()
+    {
         log.warn(&warning);
     }
     let capabilities = capability_sets(&process, namespaces.has(Ns::User), log)?;
@@ -278,10 +281,9 @@ pub fn capability_sets(process: &Process, in_user_namespace: bool, log: &Log) ->
             unknown.join(" ")
         ));
     }
-    for name in wanted.unbounded() {
-        log.warn(&format!(
-            "process.capabilities.inheritable: ignoring {name}: it is not in the bounding set"
-        ));
+    if let [name, ..] = wanted.unbounded().as_slice() {
+        let why = format!("{name} is not in the bounding set: operation not permitted");
+        return Err(Error::field("process.capabilities.inheritable", why).with_errno(Some(nix::libc::EPERM)));
     }
     for name in wanted.unraisable() {
         log.warn(&format!(

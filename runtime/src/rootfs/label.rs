@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::config::Config;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 
 /// A mount option and its value, for filesystems whose files have no context of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,22 +14,22 @@ pub struct Label<'a> {
     pub context: &'a str,
 }
 
-/// The label that config.json asks for.
+/// The label that config.json asks for; none where SELinux is off, of which [`left_out`] tells.
 ///
 /// # Errors
-/// `Unsupported` where SELinux is off: the files would be without the protection that was asked for.
+/// `Invalid` for an annotation that names no option of mounts.
 pub fn of(config: &Config) -> Result<Option<Label<'_>>> {
-    let Some(label) = wanted(config)? else {
-        return Ok(None);
-    };
-    if !Path::new("/sys/fs/selinux/enforce").exists() {
-        let text = format!(
-            "linux.mountLabel: {:?} is wanted, and SELinux is not enabled here",
-            label.context
-        );
-        return Err(Error::new(Kind::Unsupported, text));
-    }
-    Ok(Some(label))
+    Ok(wanted(config)?.filter(|_| is_on()))
+}
+
+/// A warning for a label that has no meaning here, as no label keeps anyone from anything without SELinux.
+pub fn left_out(config: &Config) -> Option<String> {
+    let label = config.linux.mount_label.as_deref().filter(|l| !l.is_empty())?;
+    (!is_on()).then(|| format!("linux.mountLabel: {label:?} is not applied: SELinux is not enabled here"))
+}
+
+fn is_on() -> bool {
+    Path::new("/sys/fs/selinux/enforce").exists()
 }
 
 fn wanted(config: &Config) -> Result<Option<Label<'_>>> {

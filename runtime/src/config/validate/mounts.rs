@@ -19,13 +19,6 @@ pub(super) fn mounts(c: &Config) -> Result<()> {
         if parsed.bind() && m.source().as_ref().is_none_or(|s| s.as_os_str().is_empty()) {
             return Err(Error::field(format!("{at}.source"), "a bind mount needs one"));
         }
-        // The kernel would ignore them, as a bind mount has the filesystem that is there.
-        if parsed.bind()
-            && let Some(option) = parsed.data.first()
-        {
-            let why = format!("{option:?} is an option of filesystems, which a bind mount cannot have");
-            return Err(Error::field(format!("{at}.options"), why));
-        }
         let mapping = idmap::decide(m, &parsed, &c.linux, has_user).map_err(|e| e.below(&at))?;
         if let Some((Mapping::Own { uids, gids }, _)) = mapping {
             mapping_list(&format!("{at}.uidMappings"), &uids)?;
