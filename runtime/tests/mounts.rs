@@ -550,6 +550,44 @@ fn a_tmpfs_looks_like_the_directory_it_hides() {
     assert!(Path::new(&copied.join("file")).exists());
 }
 
+#[test]
+fn cgroup_mounts_show_the_container_and_obey_ro() {
+    if !can_run() {
+        return;
+    }
+    let script = "for d in /sys/fs/cgroup/pids /sys/fs/cgroup; do [ -e $d/cgroup.procs ] && break; done; \
+        grep -c . $d/cgroup.procs; mkdir $d/sub 2>&1 && echo made && rmdir $d/sub; cat /proc/self/mountinfo";
+    for users in [false, true] {
+        for (options, readonly) in [
+            (&["ro"][..], true),
+            (&["rro"], true),
+            (&["nosuid", "noexec"], false),
+        ] {
+            let mut b = Bundle::new(script);
+            symlink("busybox", b.rootfs().join("bin/rmdir")).unwrap();
+            if users {
+                user_namespace(&mut b);
+            }
+            let mounts = b.config["mounts"].as_array_mut().unwrap();
+            mounts.iter_mut().find(|m| m["type"] == "cgroup").unwrap()["options"] = json!(options);
+            let out = b.output();
+            let what = format!("{options:?}, user namespace: {users}: {out}");
+            // The shell and grep: the host's root cgroup would have more, or none.
+            assert!(out.starts_with("2\n"), "{what}");
+            if readonly {
+                assert!(out.contains("Read-only file system"), "{what}");
+            } else if !users {
+                assert!(out.contains("made\n"), "{what}");
+            }
+            for line in out.lines().filter(|l| l.contains(" /sys/fs/cgroup")) {
+                let place = line.split(' ').nth(4).unwrap();
+                assert_eq!(at(&out, place).has("ro"), readonly, "{place}, {what}");
+            }
+            assert_eq!(b.leftovers(), Vec::<String>::new());
+        }
+    }
+}
+
 /// fsconfig(2) takes values of 255 bytes; an engine's list of layers is longer.
 #[test]
 fn an_overlay_of_many_layers() {
