@@ -70,12 +70,19 @@ async fn client(mut socket: UnixStream, container: &Container) {
         let _ = socket.write_all(&reply.encode()).await;
         return;
     }
+    let from = match hello.position {
+        None => None,
+        Some(position) => match process.hub.at(position) {
+            Some(place) => Some((place, position.offset)),
+            None => return refuse(&mut socket, "that position is not in the log any more".to_owned()).await,
+        },
+    };
     // A few bytes into an empty socket buffer: this does not wait. It goes first, so that no frame overtakes it.
     if socket.write_all(&Reply::ok().encode()).await.is_err() {
         return;
     }
     let _counted = container.lifetime.reader();
-    attached(socket, &process, &hello).await;
+    attached(socket, &process, &hello, from).await;
 }
 
 async fn refuse(socket: &mut UnixStream, message: String) {
@@ -100,7 +107,7 @@ async fn read_hello(socket: &mut UnixStream) -> Result<Hello, String> {
 }
 
 /// Copies both ways until the output has come to its end or the client is gone.
-async fn attached(socket: UnixStream, process: &Process, hello: &Hello) {
+async fn attached(socket: UnixStream, process: &Process, hello: &Hello, from: Option<(Place, u64)>) {
     let client = Arc::new(Client::new(socket, hello.stdout, hello.stderr));
     // Dropped in any case, so that a hub never keeps a client that nobody serves.
     let _registered = Registered {
@@ -121,7 +128,8 @@ async fn attached(socket: UnixStream, process: &Process, hello: &Hello) {
     };
     let downstream = async {
         if hello.from == From::Start {
-            replay(&client, &process.hub).await;
+            let (place, offset) = from.unwrap_or_else(|| (process.hub.oldest(), 0));
+            replay(&client, &process.hub, place, offset).await;
         }
         copy_out(&client, &process.hub).await;
     };
@@ -204,11 +212,9 @@ async fn writable_again(socket: &UnixStream) -> bool {
     }
 }
 
-/// Sends the log from its beginning, then becomes live without a gap.
-async fn replay(client: &Arc<Client>, hub: &Hub) {
-    let mut place = hub.oldest();
+/// Sends the log from `place`, which is `offset` bytes into its file, then becomes live without a gap.
+async fn replay(client: &Arc<Client>, hub: &Hub, mut place: Place, mut offset: u64) {
     let mut file = place.file.take();
-    let mut offset = 0_u64;
     let mut parser = Replay::new(hub.format());
     let mut buffer = vec![0; READ];
     loop {

@@ -2,11 +2,11 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
 mod common;
 
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use common::{Bench, ctx, eventually};
-use kelson_shim_proto::attach::{From, Hello, Stream};
+use kelson_shim_proto::attach::{From, Hello, Position, Stream};
 use kelson_shim_proto::error::{Code, decode};
 use kelson_shim_proto::logs::format::{Format, Replay};
 
@@ -14,6 +14,7 @@ each_runtime!(
     cri,
     local_is_compressed_and_replayed,
     reopened,
+    from_a_position,
     a_logger,
     a_logger_that_dies,
     a_logger_that_is_not_there,
@@ -106,6 +107,46 @@ async fn reopened(runtime: &Path) {
     // Replay still finds what it can.
     let mut replayed = bench.attach(&replay_hello()).await;
     assert_eq!(replayed.read_all().await.0, b"two\n");
+    bench.finish(client).await;
+}
+
+async fn from_a_position(runtime: &Path) {
+    // Rotated several times while nobody looks, the file that was read first is still the same.
+    let mut bench = Bench::new(runtime, &["sh", "-c", "echo one; echo two; read x; seq 1 1000"]);
+    bench.log.push_str("&max-size=20000&max-file=9");
+    bench.serve(Vec::new());
+    let client = bench.client().await;
+    bench.create(&client).await;
+    bench.start(&client).await;
+    let path = bench.path("c-json.log");
+    let read = || std::fs::read_to_string(&path).unwrap_or_default();
+    eventually("two lines", || read().lines().count() == 2).await;
+    let position = Position {
+        inode: std::fs::metadata(&path).unwrap().ino(),
+        offset: u64::try_from(read().find('\n').unwrap() + 1).unwrap(),
+    };
+    let mut input = bench.attach(&Hello::all("")).await;
+    tokio::io::AsyncWriteExt::write_all(&mut input.socket, b"\n")
+        .await
+        .unwrap();
+    assert_eq!(bench.wait(&client, "").await, 0);
+    assert!(bench.path("c-json.log.2").exists());
+    let hello = |position| Hello {
+        position: Some(position),
+        ..replay_hello()
+    };
+    let mut replayed = bench.attach(&hello(position)).await;
+    let expected: String = (1..=1000).map(|n| format!("{n}\n")).collect();
+    assert_eq!(
+        String::from_utf8(replayed.read_all().await.0).unwrap(),
+        format!("two\n{expected}")
+    );
+    let beyond = Position {
+        offset: 1 << 40,
+        ..position
+    };
+    let refused = bench.attach(&hello(beyond)).await;
+    assert!(!refused.reply.ok && refused.reply.message.unwrap().contains("position"));
     bench.finish(client).await;
 }
 

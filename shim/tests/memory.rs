@@ -28,6 +28,7 @@ async fn idle_and_used() {
     bench.create(&client).await;
     bench.start(&client).await;
     let running = pss(bench.shim_pid);
+    nothing_wakes_it(bench.shim_pid).await;
     let mut attached = bench
         .attach(&Hello {
             stdout: false,
@@ -64,4 +65,27 @@ fn pss(pid: u32) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
     let line = text.lines().find(|line| line.starts_with("Pss:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// An idle container costs no wake-up: whoever waits for one must wait for the whole time.
+async fn nothing_wakes_it(pid: u32) {
+    let switches = || {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = text
+            .lines()
+            .find(|line| line.starts_with("voluntary_ctxt_switches"));
+        line.unwrap().to_owned()
+    };
+    // What the last call left to do is done first.
+    let mut before = switches();
+    let mut quiet = std::time::Instant::now();
+    let until = quiet + common::DEADLINE;
+    while quiet.elapsed() < std::time::Duration::from_secs(3) {
+        assert!(std::time::Instant::now() < until, "an idle shim is never quiet");
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        let now = switches();
+        if now != before {
+            (before, quiet) = (now, std::time::Instant::now());
+        }
+    }
 }

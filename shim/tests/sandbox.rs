@@ -200,3 +200,90 @@ async fn parameters_in_json_and_a_bad_namespace() {
     pod.call("ShutdownSandbox", |_| ()).await.unwrap();
     eventually("the shim ends", || !pod.socket.exists());
 }
+
+/// A container by hand, with every option that a runtime can be seen to obey.
+#[tokio::test]
+async fn options_of_containerds_runc_shim() {
+    let runc = ["/usr/bin/runc", "/usr/sbin/runc"]
+        .map(Path::new)
+        .into_iter()
+        .find(|path| path.exists());
+    let (true, Some(runc)) = (is_root(), runc) else {
+        return println!("skipped: needs root and runc");
+    };
+    let pod = Pod::start(false).await;
+    let bundle = pod.dir.path().join("bundle");
+    fs::create_dir_all(bundle.join("rootfs/bin")).unwrap();
+    fs::copy("/usr/bin/busybox", bundle.join("rootfs/bin/busybox")).unwrap();
+    // Whose pipe is its stdout? A process that is not root opens it again only if it is its own.
+    let script = "/bin/busybox echo again > /proc/self/fd/1; exec /bin/busybox sleep 1000";
+    let id = format!("kelsonopt{}", std::process::id());
+    let spec = serde_json::json!({
+        "ociVersion": "1.0.2",
+        "process": {"user": {"uid": 1234, "gid": 1235}, "cwd": "/", "args": ["/bin/busybox", "sh", "-c", script]},
+        "root": {"path": "rootfs"},
+        "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
+        "linux": {"cgroupsPath": format!("/{id}"), "namespaces": [{"type": "pid"}, {"type": "mount"}]}
+    });
+    fs::write(bundle.join("config.json"), spec.to_string()).unwrap();
+    let mut options = Writer::default();
+    let root = pod.dir.path().join("state").display().to_string();
+    options
+        .uint(4, 1234_u32)
+        .uint(5, 1235_u32)
+        .bytes(6, runc.display().to_string())
+        .bytes(7, &root);
+    let output = pod.dir.path().join("out");
+    let mut create = Writer::default();
+    create
+        .bytes(1, &id)
+        .bytes(2, bundle.display().to_string())
+        .bytes(6, format!("file://{}", output.display()))
+        .any(10, "containerd.runc.v1.Options", &options.finish());
+    let task = |method, fill: &dyn Fn(&mut Writer)| {
+        let mut request = Writer::default();
+        request.bytes(1, &id);
+        fill(&mut request);
+        pod.call_service("containerd.task.v2.Task", method, request)
+    };
+    pod.call_service("containerd.task.v3.Task", "Create", create)
+        .await
+        .unwrap();
+    assert!(
+        Path::new(&root).join("n").join(&id).exists(),
+        "the state is not where Root says"
+    );
+    task("Start", &|_| ()).await.unwrap();
+    eventually("its output", || {
+        fs::read_to_string(&output).is_ok_and(|text| text == "again\n")
+    });
+    let stats = task("Stats", &|_| ()).await.unwrap();
+    let stats = String::from_utf8_lossy(&stats).into_owned();
+    assert!(stats.contains("io.containerd.cgroups.v"), "{stats:?}");
+    // A limit that can be read back, where there is a controller for it.
+    let limits = br#"{"pids":{"limit":77}}"#;
+    task("Update", &|request| {
+        request.any(
+            2,
+            "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources",
+            limits,
+        );
+    })
+    .await
+    .unwrap();
+    let limit = ["/sys/fs/cgroup/pids", "/sys/fs/cgroup"]
+        .iter()
+        .find_map(|dir| fs::read_to_string(Path::new(dir).join(&id).join("pids.max")).ok());
+    assert_eq!(limit.unwrap().trim(), "77");
+    task("Kill", &|request| {
+        request.uint(3, 9_u32);
+    })
+    .await
+    .unwrap();
+    let ended = task("Wait", &|_| ()).await.unwrap();
+    assert_eq!(number(&ended, 1), 137);
+    task("Delete", &|_| ()).await.unwrap();
+    assert!(!Path::new(&root).join("n").join(&id).exists());
+    task("Shutdown", &|_| ()).await.unwrap();
+    eventually("the shim ends", || !pod.socket.exists());
+}

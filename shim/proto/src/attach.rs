@@ -40,6 +40,9 @@ pub struct Hello {
     /// Where the output begins.
     #[serde(default)]
     pub from: From,
+    /// With [`From::Start`]: not from the beginning, but from here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub position: Option<Position>,
     /// Whether the client believes the process has a terminal; a mismatch is not an error.
     #[serde(default)]
     pub tty: bool,
@@ -63,6 +66,15 @@ pub enum From {
     Start,
 }
 
+/// A place in a log, for a client that has read so far itself: rotation renames a file, and it stays the same file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Position {
+    /// The file, by its inode number (stat(2)).
+    pub inode: u64,
+    /// Bytes of it that are not wanted; the end of a line or record.
+    pub offset: u64,
+}
+
 /// The shim's answer line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reply {
@@ -84,6 +96,7 @@ impl Hello {
             stdout: true,
             stderr: true,
             from: From::Now,
+            position: None,
             tty: false,
             detach_keys: None,
             reopen: false,

@@ -1,8 +1,10 @@
 //! One process's output: first into the log, then to every attached client.
+use std::io::{Seek, SeekFrom};
+use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use kelson_shim_proto::attach::Stream;
+use kelson_shim_proto::attach::{Position, Stream};
 use kelson_shim_proto::logs::format::Format;
 use kelson_shim_proto::logs::json_file::Pieces;
 use tokio::sync::{Notify, watch};
@@ -240,6 +242,26 @@ impl Hub {
             generation: Some((log.generation() + BASE).saturating_sub(back)),
             file: log.open_back(back),
         }
+    }
+
+    /// A place in the log that a client knows; `None` if it is there no more, or lies beyond what was written.
+    pub fn at(&self, position: Position) -> Option<Place> {
+        let inner = lock(&self.inner);
+        let log = inner.log.as_ref()?;
+        let (back, mut file) = (0..=log.oldest_back())
+            .filter_map(|back| match log.open_back(back) {
+                Some(Opened::Plain(file)) => Some((back, file)),
+                _ => None,
+            })
+            .find(|(_, file)| file.metadata().is_ok_and(|meta| meta.ino() == position.inode))?;
+        if position.offset > file.metadata().ok()?.len() {
+            return None;
+        }
+        file.seek(SeekFrom::Start(position.offset)).ok()?;
+        Some(Place {
+            generation: Some((log.generation() + BASE).saturating_sub(back)),
+            file: Some(Opened::Plain(file)),
+        })
     }
 
     /// Where to go on after reading to the end of `place`, at `offset` of its file. Becoming live and the last

@@ -63,6 +63,7 @@ async fn handshake(path: &Path, request: &AttachRequest) -> Result<AttachConnect
         } else {
             From::Now
         },
+        position: None,
         tty: request.tty,
         detach_keys: None,
         reopen: false,
