@@ -398,9 +398,13 @@ impl Entry {
     }
 }
 
+/// One line. What is kept of `config.json` as it was written may hold ends of line, which JSON has only between its words.
 fn encode(line: &impl serde::Serialize) -> Result<Vec<u8>> {
     let mut bytes =
         serde_json::to_vec(line).map_err(|e| Error::new(Kind::Internal, format!("encode state: {e}")))?;
+    for byte in bytes.iter_mut().filter(|byte| **byte == b'\n') {
+        *byte = b' ';
+    }
     bytes.push(b'\n');
     Ok(bytes)
 }
@@ -528,6 +532,13 @@ mod tests {
                 Err(e) => assert!(end < first && e.kind() == Kind::Internal, "{end}: {}", e.chain()),
             }
         }
+    }
+
+    #[test]
+    fn a_line_stays_one_line_whatever_is_kept_in_it() {
+        let raw =
+            serde_json::value::RawValue::from_string("{\n  \"seccomp\": \"a\\nb\"\n}".to_owned()).unwrap();
+        assert_eq!(encode(&raw).unwrap(), b"{   \"seccomp\": \"a\\nb\" }\n");
     }
 
     #[test]
