@@ -123,6 +123,49 @@ mod tests {
         assert!(!decide(r#"[{"type":"pid","path":"/x"},{"type":"mount"}]"#).staged);
     }
 
+    proptest::proptest! {
+        #[test]
+        fn every_namespace_is_got_in_exactly_one_way(
+            chosen in proptest::collection::btree_map(0usize..8, 0u8..3, 0..8), offsets: bool,
+        ) {
+            const TYPES: [Ns; 8] = [Ns::Mount, Ns::Cgroup, Ns::Uts, Ns::Ipc, Ns::User, Ns::Pid, Ns::Network, Ns::Time];
+            let list: Vec<LinuxNamespace> = chosen
+                .iter()
+                .map(|(i, how)| {
+                    let mut ns = LinuxNamespace::default();
+                    ns.set_typ(TYPES[*i]);
+                    // Without a path, with an empty one, with one.
+                    ns.set_path([None, Some("".into()), Some("/x".into())][usize::from(*how)].clone());
+                    ns
+                })
+                .collect();
+            let new_time = chosen.get(&7).is_some_and(|how| *how < 2);
+            let text = (offsets && new_time).then(|| "monotonic 1 0\n".to_owned());
+            let n = Namespaces::decide(&list, text.clone());
+            let mut all = 0;
+            for (i, how) in &chosen {
+                let (typ, joined) = (TYPES[*i], *how == 2);
+                let ways = [
+                    n.create & flag(typ) != 0,
+                    typ == Ns::Cgroup && n.new_cgroup,
+                    typ == Ns::Time && n.time_offsets.is_some(),
+                    n.join.iter().any(|j| j.flag == flag(typ)),
+                    typ == Ns::Pid && n.join_pid.is_some(),
+                ];
+                proptest::prop_assert_eq!(ways.iter().filter(|w| **w).count(), 1, "{:?}", typ);
+                proptest::prop_assert_eq!(n.creates(typ), !joined, "{:?}", typ);
+                all |= flag(typ);
+            }
+            proptest::prop_assert_eq!(n.all, all);
+            // clone3 with CLONE_NEWCGROUP would root the namespace in the runtime's own cgroup.
+            proptest::prop_assert_eq!(n.create & flag(Ns::Cgroup), 0);
+            proptest::prop_assert_eq!(n.time_offsets.is_some(), text.is_some());
+            let joins = |typ| n.join.iter().any(|j: &Join| j.flag == flag(typ));
+            let ordered = n.creates(Ns::User) && (!n.join.is_empty() || n.join_pid.is_some());
+            proptest::prop_assert_eq!(n.staged, joins(Ns::User) || ordered);
+        }
+    }
+
     #[test]
     fn an_empty_path_is_no_path() {
         let n = decide(r#"[{"type":"pid","path":""}]"#);

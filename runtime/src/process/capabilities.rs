@@ -216,4 +216,29 @@ mod tests {
             }
         );
     }
+
+    proptest::proptest! {
+        #[test]
+        fn what_is_left_is_what_the_kernel_takes(all in proptest::array::uniform5(0u64..1 << 41), held in 0u64..1 << 41) {
+            let [bounding, effective, inheritable, permitted, ambient] = all;
+            let wanted = Sets { bounding, effective, inheritable, permitted, ambient };
+            let sets = wanted.within(held);
+            // capabilities(7): no set outgrows what was asked for or is held, and the kernel's own rules hold.
+            proptest::prop_assert_eq!(sets.permitted, permitted & held);
+            proptest::prop_assert_eq!(sets.effective & !(effective & sets.permitted), 0);
+            proptest::prop_assert_eq!(sets.ambient & !(ambient & sets.permitted & sets.inheritable), 0);
+            proptest::prop_assert_eq!(sets.inheritable & !(inheritable & held), 0);
+            proptest::prop_assert_eq!(sets.bounding, bounding);
+            proptest::prop_assert_eq!(sets.within(held), sets, "a second time changes nothing");
+            proptest::prop_assert_eq!(wanted.within(u64::MAX).effective, effective & permitted);
+        }
+
+        #[test]
+        fn names_and_bits_are_the_same(bits in 0u64..1 << 41) {
+            let list = super::names(bits);
+            let c = Capabilities { bounding: list, ..Capabilities::default() };
+            let (sets, unknown) = Sets::parse(Some(&c));
+            proptest::prop_assert_eq!((sets.bounding, unknown.len()), (bits, 0));
+        }
+    }
 }

@@ -120,7 +120,14 @@ fn compiled(raw: &str) -> Result<Option<Filter>> {
     compile::compile(&parsed).map(Some)
 }
 
-/// Checks a profile without keeping what it compiles to, for fuzzing and tables of bad input.
+/// Compiles arbitrary bytes as a profile, for fuzzing: any input may fail, none may panic.
+pub fn fuzz(bytes: &[u8]) {
+    if let Ok(profile) = serde_json::from_slice::<&RawValue>(bytes) {
+        let _ = check(profile);
+    }
+}
+
+/// Checks a profile without keeping what it compiles to, for tables of bad input.
 ///
 /// # Errors
 /// As [`prepare`].

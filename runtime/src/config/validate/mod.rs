@@ -117,6 +117,39 @@ mod tests {
         assert!(with(&format!("{user}{gids}")).contains("overlaps"));
     }
 
+    proptest::proptest! {
+        #[test]
+        fn id_mappings_are_refused_exactly_where_the_kernel_would(
+            list in proptest::collection::vec((id(), id(), id()), 1..5)
+        ) {
+            let mappings: Vec<oci_spec::runtime::LinuxIdMapping> = list
+                .iter()
+                .map(|(c, h, s)| serde_json::json!({"containerID": c, "hostID": h, "size": s}))
+                .map(|m| serde_json::from_value(m).unwrap())
+                .collect();
+            let ends = |start: u32, size: u32| u64::from(start) + u64::from(size);
+            let apart = |a: u32, n: u32, b: u32, m: u32| u64::from(a) >= ends(b, m) || u64::from(b) >= ends(a, n);
+            let each = list.iter().all(|(c, h, s)| {
+                *s > 0 && ends(*c, *s) <= u64::from(u32::MAX) && ends(*h, *s) <= u64::from(u32::MAX)
+            });
+            let together = list.iter().enumerate().all(|(i, (c, h, s))| {
+                list[..i].iter().all(|(c2, h2, s2)| apart(*c, *s, *c2, *s2) && apart(*h, *s, *h2, *s2))
+            });
+            proptest::prop_assert_eq!(namespaces::mapping_list("m", &mappings).is_ok(), each && together);
+        }
+    }
+
+    /// Small ones, and those around the largest (CVE-2021-43784).
+    fn id() -> impl proptest::strategy::Strategy<Value = u32> {
+        use proptest::prelude::*;
+        prop_oneof![
+            0u32..20,
+            Just(u32::MAX),
+            (0u32..20).prop_map(|n| u32::MAX - n),
+            any::<u32>()
+        ]
+    }
+
     #[test]
     fn slashes_and_dots_of_sysctl() {
         assert_eq!(
