@@ -48,6 +48,12 @@ enum Bench {
         /// The program that does the bare kernel work
         #[arg(long, value_name = "PATH")]
         floor: Option<PathBuf>,
+        /// A file with `linux.seccomp`, for a further `run` with it
+        #[arg(long, value_name = "FILE")]
+        seccomp: Option<PathBuf>,
+        /// Make this many containers, and compare the first with the last
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        crowd: usize,
         #[command(flatten)]
         options: Options,
     },
@@ -95,10 +101,12 @@ impl Options {
         }
     }
 
-    fn publish(&self, report: &Report) -> Result<()> {
-        stdout().lock().write_all(report.markdown().as_bytes())?;
+    fn publish(&self, reports: &[Report]) -> Result<()> {
+        for report in reports {
+            stdout().lock().write_all(report.markdown().as_bytes())?;
+        }
         if let Some(file) = &self.json {
-            let text = serde_json::to_vec_pretty(report)?;
+            let text = serde_json::to_vec_pretty(reports)?;
             std::fs::write(file, text).with_context(|| format!("write {}", file.display()))?;
         }
         Ok(())
@@ -136,12 +144,18 @@ fn time(bench: Bench) -> Result<()> {
         Bench::Runtime {
             runtimes,
             floor,
+            seccomp,
+            crowd,
             options,
-        } => options.publish(&bench::runtime::compare(
-            &runtimes,
-            floor.as_deref(),
-            options.effort(),
-        )?),
+        } => {
+            let subject = bench::runtime::Subject {
+                runtimes: &runtimes,
+                floor: floor.as_deref(),
+                seccomp: seccomp.as_deref(),
+                crowd,
+            };
+            options.publish(&bench::runtime::compare(&subject, options.effort())?)
+        }
         Bench::Engine {
             kelson,
             podman,
@@ -155,7 +169,7 @@ fn time(bench: Bench) -> Result<()> {
                 docker,
                 dockerd,
             };
-            options.publish(&bench::engine::compare(&programs, options.effort())?)
+            options.publish(&[bench::engine::compare(&programs, options.effort())?])
         }
     }
 }

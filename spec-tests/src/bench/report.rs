@@ -80,6 +80,7 @@ impl Report {
         for note in &self.notes {
             writeln!(text, "- {note}").ok();
         }
+        text.push('\n');
         text
     }
 

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -38,8 +38,10 @@ pub struct Job {
     pub ready: Option<Vec<String>>,
     /// Run once after that; each must succeed.
     pub prepare: Vec<Vec<String>>,
-    /// The command to measure.
+    /// The command to measure; `{n}` in an argument becomes the number of the run.
     pub command: Vec<String>,
+    /// Commands that follow it and are measured with it.
+    pub then: Vec<Vec<String>>,
     /// Where the daemons' output goes.
     pub log: PathBuf,
 }
@@ -220,6 +222,7 @@ fn answer(output: &mut impl Write, answer: &Answer) -> Result<()> {
 
 struct Stage {
     job: Job,
+    runs: usize,
     daemons: Vec<Child>,
     enclosure: Enclosure,
 }
@@ -233,6 +236,7 @@ impl Stage {
         })?;
         let mut stage = Self {
             job,
+            runs: 0,
             daemons: Vec::new(),
             enclosure,
         };
@@ -282,33 +286,41 @@ impl Stage {
         })
     }
 
-    fn measure(&self) -> Result<Duration> {
-        let mut command = self.command(&self.job.command)?;
-        command.stdout(Stdio::null()).stderr(Stdio::null());
-        let begin = Instant::now();
-        let status = command.status()?;
-        let wall = begin.elapsed();
-        if !status.success() {
-            // Once more, to hear why.
-            self.perform(&self.job.command)?;
-            bail!("{}: {status}", self.job.command.join(" "));
+    fn measure(&mut self) -> Result<Duration> {
+        let number = self.runs.to_string();
+        self.runs += 1;
+        let mut steps = Vec::new();
+        for argv in std::iter::once(&self.job.command).chain(&self.job.then) {
+            let argv: Vec<String> = argv.iter().map(|word| word.replace("{n}", &number)).collect();
+            let mut command = self.command(&argv)?;
+            command.stdout(Stdio::null()).stderr(Stdio::null());
+            steps.push((command, argv));
         }
-        Ok(wall)
+        let begin = Instant::now();
+        for (command, argv) in &mut steps {
+            let status = command.status()?;
+            if !status.success() {
+                // Once more, to hear why.
+                self.perform(argv)?;
+                bail!("{}: {status}", argv.join(" "));
+            }
+        }
+        Ok(begin.elapsed())
     }
 
     fn perform(&self, argv: &[String]) -> Result<()> {
-        let output = self
+        // A file and no pipe: what the command leaves running would keep a pipe open.
+        let mut said = tempfile::tempfile()?;
+        let status = self
             .command(argv)?
-            .output()
+            .stdout(Stdio::null())
+            .stderr(said.try_clone()?)
+            .status()
             .with_context(|| format!("run {}", argv[0]))?;
-        let text = String::from_utf8_lossy(&output.stderr);
-        ensure!(
-            output.status.success(),
-            "{}: {}: {}",
-            argv.join(" "),
-            output.status,
-            tail(&text)
-        );
+        let mut text = String::new();
+        said.seek(SeekFrom::Start(0))?;
+        said.read_to_string(&mut text)?;
+        ensure!(status.success(), "{}: {status}: {}", argv.join(" "), tail(&text));
         Ok(())
     }
 
