@@ -474,3 +474,76 @@ fn descriptors_of_socket_activation_come_first_and_only_for_the_process_they_nam
         text(&missing.stderr)
     );
 }
+
+#[test]
+fn mounts_come_and_go_while_a_container_runs() {
+    if !can_run() {
+        return;
+    }
+    let b = Bundle::new("sleep 100");
+    fs::create_dir(b.path("data")).unwrap();
+    fs::write(b.path("data/file"), "from the host").unwrap();
+    // A link that would lead out of a root that is looked up by path.
+    std::os::unix::fs::symlink("/", b.rootfs().join("out")).unwrap();
+    b.up();
+    let list = json!([
+        {"destination": "/hot/data", "type": "bind", "source": "data", "options": ["bind", "ro"]},
+        {"destination": "/out/hot/tmp", "type": "tmpfs", "source": "tmpfs", "options": ["size=64k"]},
+        {"destination": "/hot/one", "source": "data/file", "options": ["bind"]}
+    ]);
+    let file = b.path("mounts.json");
+    fs::write(&file, serde_json::to_vec(&list).unwrap()).unwrap();
+    let call = |action: &str| {
+        let out = b.runtime(&["mounts", action, &b.id, file.to_str().unwrap()]);
+        assert!(out.status.success(), "{}", text(&out.stderr));
+    };
+    call("add");
+    let out = b.exec(&[
+        "sh",
+        "-c",
+        "cat /hot/data/file /hot/one; touch /hot/tmp/x && echo; touch /hot/data/x",
+    ]);
+    assert_eq!(text(&out.stdout), "from the hostfrom the host\n");
+    assert!(text(&out.stderr).contains("Read-only"), "{}", text(&out.stderr));
+    assert!(!Path::new("/hot").exists(), "the host has none of it");
+    let shown = b.runtime(&["mounts", "list", &b.id]);
+    let shown: Value = serde_json::from_slice(&shown.stdout).unwrap();
+    assert!(
+        shown
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|m| m["destination"] == "/hot/tmp")
+    );
+    call("remove");
+    let out = b.exec(&["sh", "-c", "cat /proc/self/mountinfo"]);
+    assert!(!text(&out.stdout).contains("/hot"), "{}", text(&out.stdout));
+    let again = b.runtime(&["mounts", "remove", &b.id, file.to_str().unwrap()]);
+    assert_eq!(again.status.code(), Some(1));
+    assert!(
+        text(&again.stderr).contains("mounts[2]"),
+        "{}",
+        text(&again.stderr)
+    );
+    assert_eq!(b.runtime(&["mounts", "add", &b.id]).status.code(), Some(1));
+}
+
+#[test]
+fn info_and_completion_are_usable() {
+    let info: Value = serde_json::from_slice(&runtime(&["info"]).stdout).unwrap();
+    assert_eq!(
+        info["kernel"],
+        fs::read_to_string("/proc/sys/kernel/osrelease").unwrap().trim()
+    );
+    assert!(["v1", "v2", "hybrid"].contains(&info["cgroups"]["layout"].as_str().unwrap()));
+    let script = text(&runtime(&["completion", "bash"]).stdout);
+    let words = format!(
+        "{script}\nCOMP_WORDS=(kelson-runtime cre); COMP_CWORD=1; _kelson_runtime; echo ${{COMPREPLY[@]}}"
+    );
+    let Ok(out) = Command::new("bash").args(["-c", &words]).output() else {
+        eprintln!("SKIP: needs bash");
+        return;
+    };
+    assert_eq!(text(&out.stdout), "create\n", "{}", text(&out.stderr));
+    assert_eq!(runtime(&["completion", "tcsh"]).status.code(), Some(1));
+}

@@ -4,14 +4,17 @@
 //! them would be the largest single cost of a start. What engines send is read without them; see [`quick`].
 
 mod checkpoint;
+mod completion;
 mod create;
 mod delete;
 mod events;
 mod exec;
 mod features;
 mod globals;
+mod info;
 mod kill;
 mod list;
+mod mounts;
 mod pause;
 mod ps;
 mod quick;
@@ -125,6 +128,9 @@ fn dispatch(context: &Context, program: &str, argv: &[OsString]) -> std::result:
         "features" => with(argv, Takes::NONE, |a| features::run(&a)),
         "checkpoint" => with(argv, Takes::ID, |a| checkpoint::run(context, &a)),
         "restore" => with(argv, Takes::ID, |a| restore::run(context, &a)),
+        "mounts" => with(argv, Takes::between(2, 3), |a| mounts::run(context, &a)),
+        "info" => with(argv, Takes::NONE, |a| info::run(context, &a)),
+        "completion" => with(argv, Takes::exactly(1), |a| completion::run(&a, program)),
         "version" => Ok(print(&globals::version(program)).into()),
         "help" | "h" => Ok(print(&usage::help(program)).into()),
         // urfave/cli's words and status, which is how runc answers.
@@ -133,6 +139,32 @@ fn dispatch(context: &Context, program: &str, argv: &[OsString]) -> std::result:
             Error::new(Kind::Invalid, format!("No help topic for '{other}'")),
         )),
     }
+}
+
+/// Every command's definition, for what is made from all of them: completion, and a test of the help.
+fn commands() -> Vec<clap::Command> {
+    vec![
+        checkpoint::Args::command(),
+        completion::Args::command(),
+        create::Args::command(),
+        delete::Args::command(),
+        events::Args::command(),
+        exec::Args::command(),
+        features::Args::command(),
+        info::Args::command(),
+        kill::Args::command(),
+        list::Args::command(),
+        mounts::Args::command(),
+        pause::Pause::command(),
+        ps::Args::command(),
+        restore::Args::command(),
+        pause::Resume::command(),
+        run::Args::command(),
+        spec::Args::command(),
+        start::Args::command(),
+        state::Args::command(),
+        update::Args::command(),
+    ]
 }
 
 /// As [`with`], but the usual arguments are read without clap.

@@ -8,8 +8,9 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use super::globals::Globals;
 
-const COMMANDS: [(&str, &str); 19] = [
+const COMMANDS: [(&str, &str); 22] = [
     ("checkpoint", "checkpoint a running container"),
+    ("completion", "print a script that completes commands in a shell"),
     ("create", "create a container"),
     ("delete", "delete any resources held by the container"),
     (
@@ -22,7 +23,9 @@ const COMMANDS: [(&str, &str); 19] = [
         "kill",
         "send a signal to the container's init process (default: SIGTERM)",
     ),
+    ("info", "show what this machine and this build offer"),
     ("list", "list containers"),
+    ("mounts", "add, remove or list mounts of a running container"),
     ("pause", "suspend all processes inside the container"),
     ("ps", "show the processes running inside a container"),
     ("restore", "restore a container from a previous checkpoint"),
@@ -231,6 +234,13 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("--cgroup-manager") && text.contains("\n  create "));
+        for command in super::super::commands() {
+            assert!(
+                text.contains(&format!("\n  {} ", command.get_name())),
+                "{}",
+                command.get_name()
+            );
+        }
         let usage = Usage {
             command: create::Args::command(),
             takes: Some(Takes::ID),

@@ -7,6 +7,7 @@ pub mod foreground;
 pub mod launch;
 pub mod lifecycle;
 mod moments;
+pub mod mounts;
 pub mod state;
 pub mod store;
 pub mod update;

@@ -45,6 +45,12 @@ pub(super) fn mount(setup: &Setup<'_>, mounted: &Mounted, entry: &Entry<'_>) -> 
             other => other?,
         }
     };
+    place(mounted, entry, tree)
+}
+
+/// Mounts a detached tree, made to match what it shows: a directory or a file.
+pub(super) fn place(mounted: &Mounted, entry: &Entry<'_>, tree: OwnedFd) -> Result<()> {
+    let options = &entry.options;
     let stat = statat(&tree, "", AtFlags::EMPTY_PATH).doing(|| "stat source")?;
     let kind = if options.target_nofollow {
         Target::Link

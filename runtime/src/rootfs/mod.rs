@@ -16,6 +16,7 @@ mod option_table;
 pub mod options;
 mod pivot;
 pub mod resolve;
+pub mod running;
 mod target;
 
 use std::os::fd::OwnedFd;
