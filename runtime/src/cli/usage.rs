@@ -227,6 +227,42 @@ mod tests {
     }
 
     #[test]
+    fn the_readme_has_every_command_and_flag() {
+        let readme = include_str!("../../README.md");
+        let rows = |name: &str| -> String {
+            let row = |l: &&str| {
+                l.split('|')
+                    .nth(1)
+                    .is_some_and(|cell| cell.contains(&format!("`{name}")))
+            };
+            readme.lines().filter(row).collect()
+        };
+        let in_table = |flags: String, command: &clap::Command| {
+            let long = command
+                .get_arguments()
+                .filter(|a| !a.is_hide_set())
+                .filter_map(clap::Arg::get_long);
+            for flag in long {
+                assert!(
+                    flags.contains(&format!("`--{flag}")),
+                    "{}: --{flag}",
+                    command.get_name()
+                );
+            }
+        };
+        in_table(readme.to_owned(), &Globals::command());
+        for command in super::super::commands() {
+            let name = command.get_name();
+            let mut flags = rows(name);
+            assert!(!flags.is_empty(), "{name}");
+            if name == "run" {
+                flags += &rows("create");
+            }
+            in_table(flags, &command);
+        }
+    }
+
+    #[test]
     fn help_begins_with_the_name() {
         let text = help("runc");
         assert!(
