@@ -108,6 +108,8 @@ pub fn run(all: &[Case], chosen: &[usize], plan: &Plan, progress: impl Fn(&Recor
         }
         anyhow::Ok(())
     })?;
+    // What a worker left that had to be killed.
+    crate::enclosure::remove_stale()?;
     if plan.keep {
         let kept = scratch.keep();
         notes.push(format!("files of failed cases are in {}", kept.display()));

@@ -168,10 +168,17 @@ impl Workbench {
         }
         self.enclosure.end_processes()?;
         let cgroups = self.enclosure.cgroups();
+        let mut names = BTreeSet::new();
         for directory in cgroups.iter().rev() {
-            left.push(format!("cgroup {}", directory.display()));
+            // The same name stands in every hierarchy; once is enough to say so.
+            names.extend(
+                directory
+                    .file_name()
+                    .map(|name| name.to_string_lossy().into_owned()),
+            );
             fs::remove_dir(directory).ok();
         }
+        left.extend(names.into_iter().map(|name| format!("cgroup {name}")));
         let now = mount_points()?;
         for point in now.difference(before) {
             left.push(format!("mount {point}"));
