@@ -92,6 +92,12 @@ impl Error {
         self
     }
 
+    /// The same error, with what was being done in front.
+    #[must_use]
+    pub fn within(self, doing: impl Into<Cow<'static, str>>) -> Self {
+        self.into_error(doing.into())
+    }
+
     /// What a caller may act upon.
     pub fn kind(&self) -> Kind {
         self.kind

@@ -43,6 +43,10 @@ fn bad_configs_are_refused_by_field_and_leave_nothing() {
         let said = said
             .strip_prefix("error: kelson-runtime create failed: ")
             .unwrap_or(&said);
+        let said = said
+            .strip_prefix("unable to start container process: error during container init: ")
+            .unwrap_or(said);
+        let said = said.strip_prefix("error mounting ").unwrap_or(said);
         assert_eq!(out.status.code(), Some(1), "{}: {said}", row["rule"]);
         assert!(
             said.starts_with(wanted),
@@ -84,6 +88,10 @@ fn what_is_no_json_says_where() {
         let said = said
             .strip_prefix("error: kelson-runtime create failed: ")
             .unwrap_or(&said);
+        let said = said
+            .strip_prefix("unable to start container process: error during container init: ")
+            .unwrap_or(said);
+        let said = said.strip_prefix("error mounting ").unwrap_or(said);
         assert!(said.starts_with(wanted), "{config}: {said}");
     }
     let huge = format!("{{\"ociVersion\": \"{}\"}}", "1".repeat(9 << 20));

@@ -354,7 +354,8 @@ impl Cgroup {
                 if list.is_empty() {
                     dir.version == Version::V2
                 } else {
-                    list.split(',').all(|c| dir.has(c))
+                    // Controllers named together may sit in one hierarchy or in several.
+                    list.split(',').any(|c| dir.has(c))
                 }
             });
             if matches && !inner.is_empty() {
@@ -362,7 +363,11 @@ impl Cgroup {
             }
             found |= matches;
         }
-        if !found {
+        let unknown = controllers.is_some_and(|list| {
+            let mut names = list.split(',').filter(|c| !c.is_empty());
+            names.any(|c| !self.dirs.iter().any(|dir| dir.has(c)))
+        });
+        if !found || unknown {
             return Err(Error::new(
                 Kind::Invalid,
                 format!("--cgroup: unknown controller in {spec:?}"),

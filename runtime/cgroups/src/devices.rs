@@ -204,6 +204,8 @@ fn parse_access(text: &str) -> std::result::Result<u8, String> {
         'r' => Ok(bits | READ),
         'w' => Ok(bits | WRITE),
         'm' => Ok(bits | MKNOD),
+        // No letter of the specification; runc takes it, and its users write it for "all".
+        'a' => Ok(ALL),
         other => Err(format!(
             "access: unknown letter {other:?}, expected some of r, w, m"
         )),

@@ -7,7 +7,7 @@ use clap::Parser;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
-use super::{Context, Outcome};
+use super::{Context, Outcome, usage};
 use crate::container::launch::{Console, Options, plan};
 use crate::container::lifecycle;
 use crate::error::{Doing, Error, Kind, Result};
@@ -89,10 +89,8 @@ pub(super) fn failed(command: &str, error: Error) -> Outcome {
     if matches!(error.kind(), Kind::CommandNotFound | Kind::CommandNotExecutable) {
         return Outcome::Failed(1, error);
     }
-    match Err::<(), _>(error).doing(|| format!("kelson-runtime {command} failed")) {
-        Err(e) => Outcome::Failed(1, e),
-        Ok(()) => Outcome::Code(0),
-    }
+    let program = usage::called(std::env::args_os().next().as_deref());
+    Outcome::Failed(1, error.within(format!("{program} {command} failed")))
 }
 
 /// For the commands that make a process inside a container: nothing inside may trace it or reach the runtime's

@@ -280,9 +280,17 @@ fn lead(
                 };
                 init.channel.send(&Message::Go(Some(state)))?;
             }
-            Some(message) => return Err(sync::error_of(message).unwrap_or_else(|| init.unexpected())),
+            Some(message) => return Err(sync::error_of(message).map_or_else(|| init.unexpected(), inside)),
             None => return Err(init.died()),
         }
+    }
+}
+
+/// runc's words, which engines pass on and their users search for. What a program or a hook did wrong stands alone.
+fn inside(error: Error) -> Error {
+    match error.kind() {
+        Kind::CommandNotFound | Kind::CommandNotExecutable | Kind::Hook => error,
+        _ => error.within("unable to start container process: error during container init"),
     }
 }
 

@@ -120,7 +120,7 @@ pub fn mount_all(setup: &Setup<'_>) -> Result<Mounted> {
                 .or(entry.typ().as_deref().map(Path::new))
                 .unwrap_or(Path::new("none"));
             format!(
-                "mounts[{i}]: mount {} on {}",
+                "error mounting mounts[{i}]: {} on {}",
                 source.display(),
                 entry.destination().display()
             )
