@@ -16,7 +16,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use connection::Head;
+use connection::{Framing, Head};
 pub use connection::{Body, Connection, Endpoint};
 
 use crate::autostart;
@@ -131,6 +131,16 @@ impl Client {
     /// A POST request.
     pub fn post(&self, path: impl Into<String>) -> Request<'_> {
         Request::new(self, "POST", path.into())
+    }
+
+    /// A HEAD request.
+    pub fn head(&self, path: impl Into<String>) -> Request<'_> {
+        Request::new(self, "HEAD", path.into())
+    }
+
+    /// A PUT request.
+    pub fn put(&self, path: impl Into<String>) -> Request<'_> {
+        Request::new(self, "PUT", path.into())
     }
 
     /// A DELETE request.
@@ -291,7 +301,12 @@ impl<'a> Request<'a> {
             Ok(()) => error,
         });
         let head = head.with_context(|| format!("error during connect: {what}"))?;
-        let body = Body::new(reader, head.framing()?);
+        let framing = match self.method {
+            // The length it names is that of a body that GET would have.
+            "HEAD" => Framing::Length(0),
+            _ => head.framing()?,
+        };
+        let body = Body::new(reader, framing);
         if head.status >= 400 {
             let mut refused = refused(head.status, body, &what);
             if refused.kind.is_none() && self.client.may_start {
@@ -317,7 +332,7 @@ impl<'a> Request<'a> {
         }
         match &mut self.payload {
             Payload::Empty => {
-                if self.method == "POST" {
+                if matches!(self.method, "POST" | "PUT") {
                     head += "Content-Length: 0\r\n";
                 }
                 head += "\r\n";

@@ -1,5 +1,6 @@
 //! The engine's public face: every call of the API, one method each.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,11 +10,12 @@ use kelson_api::{
     ExecCreateRequest, ExecInspect, Filters, Network, SystemInfo, TopResponse, Volume, VolumeCreateRequest,
     VolumeList, VolumesPruneReport,
 };
-use kelson_images::{ImageId, Images, Pruned, Removed};
+use kelson_images::{Change, ImageId, Images, PathStat, Pruned, Removed};
 
 use crate::config::EngineConfig;
+use crate::containers::files::{ExtractArchive, TarSource};
 use crate::containers::{
-    attach, create, exec, inspect, list, logs, reconcile, remove, start, stop, top, wait,
+    attach, create, exec, files, inspect, list, logs, reconcile, remove, start, stop, top, wait,
 };
 use crate::error::Result;
 use crate::info;
@@ -181,6 +183,37 @@ impl Engine {
     /// Gives it another name.
     pub async fn container_rename(&self, name: &str, new_name: &str) -> Result<()> {
         remove::rename(&self.inner, name, new_name).await
+    }
+
+    /// Looks at a path of a container, without following a link at its end.
+    pub async fn container_path_stat(&self, name: &str, path: &Path) -> Result<PathStat> {
+        files::stat(&self.inner, name, path).await
+    }
+
+    /// A tar of one path of a container, running or not.
+    pub async fn container_archive(&self, name: &str, path: &Path) -> Result<(PathStat, TarSource)> {
+        files::archive(&self.inner, name, path).await
+    }
+
+    /// A tar of a container's whole root, without its volumes.
+    pub async fn container_export(&self, name: &str) -> Result<TarSource> {
+        files::export(&self.inner, name).await
+    }
+
+    /// Extracts a tar, plain or packed, into a directory of a container, running or not. `input` is read where it may block.
+    pub async fn container_extract(
+        &self,
+        name: &str,
+        path: &Path,
+        input: impl std::io::Read + Send + 'static,
+        how: ExtractArchive,
+    ) -> Result<()> {
+        files::extract(&self.inner, name, path, input, how).await
+    }
+
+    /// What a container changed in its image's tree, sorted by path.
+    pub async fn container_changes(&self, name: &str) -> Result<Vec<Change>> {
+        files::changes(&self.inner, name).await
     }
 
     /// Its processes, as `ps` with `ps_args` shows them.

@@ -25,5 +25,5 @@ pub use error::{Error, Kind, Result};
 pub use image::{HistoryEntry, Image, Layer};
 pub use progress::Progress;
 pub use remove::{InUse, Removed};
-pub use snapshots::{Access, RootFs, RootMount};
+pub use snapshots::{Access, Change, ChangeKind, ExtractOptions, PathStat, RootFs, RootMount};
 pub use store::{EmbeddedImage, Images, ImportOptions, Loaded, Pruned, Pulled, Pushed, Usage};

@@ -13,6 +13,7 @@
 mod bad_input;
 mod crash;
 mod everyday;
+mod files;
 mod peers;
 mod redis;
 mod support;

@@ -16,8 +16,11 @@ use crate::argv::Command;
 /// Every command.
 pub static ALL: &[&Command] = &[
     &container::attach::COMMAND,
+    &container::cp::COMMAND,
     &container::create::COMMAND,
+    &container::diff::COMMAND,
     &container::exec::COMMAND,
+    &container::export::COMMAND,
     &container::inspect::COMMAND,
     &container::kill::COMMAND,
     &container::logs::COMMAND,
@@ -43,6 +46,7 @@ pub static ALL: &[&Command] = &[
     &image::pull::COMMAND,
     &image::push::COMMAND,
     &image::rm::COMMAND,
+    &image::save::COMMAND,
     &image::tag::COMMAND,
     &network::inspect::COMMAND,
     &network::ls::COMMAND,

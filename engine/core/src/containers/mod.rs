@@ -5,6 +5,7 @@ pub(crate) mod container;
 pub(crate) mod create;
 pub(crate) mod etc_files;
 pub(crate) mod exec;
+pub(crate) mod files;
 pub(crate) mod inspect;
 pub(crate) mod launch;
 pub(crate) mod list;

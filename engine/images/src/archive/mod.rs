@@ -6,3 +6,4 @@ pub(crate) mod pack;
 pub(crate) mod save;
 pub(crate) mod spool;
 pub(crate) mod tar;
+pub(crate) mod tree;

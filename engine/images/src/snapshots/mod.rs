@@ -4,10 +4,12 @@
 //! so a directory without a readable one is half made and removed at open. A layer's content does not depend on what is
 //! below it, so a layer is known by its DiffID and images share it whatever their other layers are.
 
+mod changes;
+mod copy;
 mod overlay;
 mod view;
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,6 +22,8 @@ use crate::error::Doing;
 use crate::files::{self, Durable};
 use crate::{Error, Result};
 
+pub use changes::{Change, ChangeKind};
+pub use copy::{ExtractOptions, PathStat};
 pub use overlay::RootMount;
 pub(crate) use overlay::{mount_detached, root_mount};
 pub(crate) use view::open_in_root;
@@ -272,6 +276,12 @@ impl Snapshots {
                 mount_detached(&lowers, None)
             }
         }
+    }
+
+    /// What a container's directory has that these layers have not.
+    pub fn changes(&self, number: u64, layers: &[u64]) -> Result<Vec<Change>> {
+        let below = self.view_layers(layers)?;
+        changes::changes(&self.tree(number), below.as_fd())
     }
 
     /// A detached mount of layers.

@@ -23,7 +23,7 @@ use crate::image::{HistoryEntry, Image};
 use crate::progress::Progress;
 use crate::remove::{self, Request};
 use crate::remove::{InUse, Removed};
-use crate::snapshots::{Access, RootFs, RootMount};
+use crate::snapshots::{Access, Change, RootFs, RootMount};
 use crate::{Error, Result};
 use inner::Inner;
 pub(crate) use inner::blocking;
@@ -493,6 +493,15 @@ impl Images {
             .snapshots
             .view_container(number, &layers, access)
             .map(RootFs::new)
+    }
+
+    /// What a container changed in its image's tree, sorted by path. Works beside a running container. Blocking.
+    ///
+    /// # Errors
+    /// `NotFound` without a snapshot, `Internal` when a directory cannot be read.
+    pub fn changes(&self, container: &str) -> Result<Vec<Change>> {
+        let (number, layers) = self.container(container)?;
+        self.inner.snapshots.changes(number, &layers)
     }
 
     /// A detached read-only view of an image's root. Blocking: call it on a blocking thread. Hold the image's container, or

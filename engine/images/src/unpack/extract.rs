@@ -37,8 +37,20 @@ pub(crate) struct Extracted {
     pub has_root: bool,
 }
 
+/// Extracting into a root that is in use, rather than into a layer: names have no second meaning there.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Into {
+    /// The directory that members go to, clean, from the root.
+    pub prefix: Vec<u8>,
+    /// A directory is never replaced by something else, nor the other way round.
+    pub keep_kinds: bool,
+    /// Everything belongs to this user and group.
+    pub owner: Option<(u32, u32)>,
+}
+
 struct Extractor {
     root: OwnedFd,
+    into: Option<Into>,
     /// The directory the last member went to: members of one directory follow each other.
     parent: Option<(Vec<u8>, OwnedFd)>,
     /// Directories get their times last; writing into them changes these.
@@ -57,9 +69,22 @@ fn os(path: &[u8]) -> &Path {
 /// # Errors
 /// `Invalid` for what a layer may not hold, `Internal` when the disk refuses. What was made stays; the caller removes it.
 pub(crate) fn extract(input: impl BufRead, root: OwnedFd) -> Result<Extracted> {
+    run(input, root, None)
+}
+
+/// Extracts into a directory of a mounted root. Links on the way are followed inside the root, as its processes would.
+///
+/// # Errors
+/// As [`extract`], and `Invalid` for what [`Into::keep_kinds`] forbids. What was made before stays.
+pub(crate) fn extract_into(input: impl BufRead, root: OwnedFd, into: Into) -> Result<()> {
+    run(input, root, Some(into)).map(drop)
+}
+
+fn run(input: impl BufRead, root: OwnedFd, into: Option<Into>) -> Result<Extracted> {
     let mut tar = TarReader::new(input);
     let mut extractor = Extractor {
         root,
+        into,
         parent: None,
         dir_times: Vec::new(),
         dir_names: 0,
@@ -73,7 +98,10 @@ pub(crate) fn extract(input: impl BufRead, root: OwnedFd) -> Result<Extracted> {
                 "the layer has more than {ENTRIES_MAX} entries"
             )));
         }
-        extractor.entry(&entry, &mut tar)?;
+        match extractor.into.is_some() {
+            true => extractor.foreign(entry, &mut tar)?,
+            false => extractor.entry(&entry, &mut tar)?,
+        }
     }
     tar.drain()?;
     extractor.finish()
@@ -95,6 +123,55 @@ impl Extractor {
             Target::Entry(path) => self.place(path, entry, tar),
         }
         .doing(doing)
+    }
+
+    /// A member of an archive that is no layer.
+    fn foreign<R: BufRead>(&mut self, mut entry: Entry, tar: &mut TarReader<R>) -> Result<()> {
+        let Some(into) = &self.into else { return Ok(()) };
+        let inside = |name: &[u8]| match into.prefix.as_slice() {
+            b"" => name.to_vec(),
+            prefix => [prefix, b"/", name].concat(),
+        };
+        let path = clean(&entry.path)?;
+        if path.is_empty() {
+            return Ok(());
+        }
+        let path = inside(&path);
+        if entry.kind == EntryType::Link {
+            entry.link = inside(&clean(&entry.link)?);
+        }
+        if let Some((uid, gid)) = into.owner {
+            (entry.uid, entry.gid) = (uid, gid);
+        }
+        if into.keep_kinds {
+            self.check_kind(&path, &entry)?;
+        }
+        let doing = || format!("extract {:?}", String::from_utf8_lossy(&path));
+        self.place(&path, &entry, tar).doing(doing)
+    }
+
+    fn check_kind(&self, path: &[u8], entry: &Entry) -> Result<()> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let Ok(there) = open_in_root(self.root.as_fd(), os(path), flags, Mode::empty()) else {
+            return Ok(());
+        };
+        let stat = rustix::fs::fstat(&there).doing(|| "look at what is there")?;
+        let (was, is) = (
+            FileType::from_raw_mode(stat.st_mode) == FileType::Directory,
+            entry.kind == EntryType::Directory,
+        );
+        let named = || String::from_utf8_lossy(path).into_owned();
+        match (was, is) {
+            (true, false) => Err(Error::invalid(format!(
+                "cannot overwrite directory \"/{}\" with non-directory",
+                named()
+            ))),
+            (false, true) => Err(Error::invalid(format!(
+                "cannot overwrite non-directory \"/{}\" with directory",
+                named()
+            ))),
+            _ => Ok(()),
+        }
     }
 
     fn root_entry(&mut self, entry: &Entry) -> Result<()> {

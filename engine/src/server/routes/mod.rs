@@ -2,6 +2,7 @@
 
 mod containers;
 mod exec;
+mod files;
 mod images;
 mod networks;
 mod pull;
@@ -77,13 +78,13 @@ static ROUTES: &[Route] = table! {
     POST "/containers/{id}/exec" => exec::create;
     DELETE "/containers/{id}" => containers::remove;
     GET "/containers/{id}/attach/ws" => stubs::not_yet;
-    GET "/containers/{id}/changes" => stubs::not_yet;
-    GET "/containers/{id}/export" => stubs::not_yet;
+    GET "/containers/{id}/changes" => files::changes;
+    GET "/containers/{id}/export" => files::export;
     GET "/containers/{id}/stats" => stubs::not_yet;
     POST "/containers/{id}/update" => stubs::not_yet;
-    HEAD "/containers/{id}/archive" => stubs::not_yet;
-    GET "/containers/{id}/archive" => stubs::not_yet;
-    PUT "/containers/{id}/archive" => stubs::not_yet;
+    HEAD "/containers/{id}/archive" => files::look;
+    GET "/containers/{id}/archive" => files::archive;
+    PUT "/containers/{id}/archive" => files::extract;
     GET "/containers/{id}/checkpoints" => stubs::not_yet;
     POST "/containers/{id}/checkpoints" => stubs::not_yet;
     DELETE "/containers/{id}/checkpoints/{checkpoint}" => stubs::not_yet;

@@ -8,7 +8,7 @@ use std::io;
 use tokio::io::{AsyncReadExt, DuplexStream};
 
 /// Bytes between the image store and the client.
-const PIPE: usize = 64 << 10;
+pub(super) const PIPE: usize = 64 << 10;
 
 /// `GET /images/{name}/get`.
 pub async fn one(call: Call) -> Result<Reply, ApiError> {
@@ -51,7 +51,7 @@ async fn save(call: Call, names: Vec<String>) -> Result<Reply, ApiError> {
 }
 
 /// Dropping the reader, when the client has left, ends the writer with a broken pipe.
-async fn pump(mut from: DuplexStream, to: &Sender) -> io::Result<()> {
+pub(super) async fn pump(mut from: DuplexStream, to: &Sender) -> io::Result<()> {
     loop {
         let mut piece = BytesMut::with_capacity(PIPE);
         if from.read_buf(&mut piece).await? == 0 {

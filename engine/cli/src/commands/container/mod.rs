@@ -1,8 +1,11 @@
 //! Commands about containers.
 
 pub mod attach;
+pub mod cp;
 pub mod create;
+pub mod diff;
 pub mod exec;
+pub mod export;
 pub mod flags;
 pub mod inspect;
 pub mod kill;

@@ -9,6 +9,7 @@ pub mod prune;
 pub mod pull;
 pub mod push;
 pub mod rm;
+pub mod save;
 pub mod tag;
 
 use crate::client::segment;

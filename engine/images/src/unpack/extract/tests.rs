@@ -428,6 +428,7 @@ fn directory_names_held_to_the_end_are_bounded() {
     let mut tar = TarReader::new(bytes.as_slice());
     let mut extractor = Extractor {
         root: std::fs::File::open(place.layer()).unwrap().into(),
+        into: None,
         parent: None,
         dir_times: Vec::new(),
         dir_names: DIR_NAMES_MAX - 1,
