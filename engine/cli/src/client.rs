@@ -16,8 +16,8 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use connection::{Framing, Head};
 pub use connection::{Body, Connection, Endpoint};
+use connection::{Framing, Head};
 
 use crate::autostart;
 use crate::error::Refused;

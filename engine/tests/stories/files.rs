@@ -107,7 +107,10 @@ fn copies_files(client: Client) {
         .unwrap();
     let listing = String::from_utf8(listing.stdout).unwrap();
     assert!(listing.lines().any(|l| l == "data/sub/g"), "{listing}");
-    assert!(!listing.lines().any(|l| l.starts_with("proc/") && l != "proc/"), "{listing}");
+    assert!(
+        !listing.lines().any(|l| l.starts_with("proc/") && l != "proc/"),
+        "{listing}"
+    );
     play.ok(&["rm", "-f", "box", "sealed"]);
     play.finish();
 }

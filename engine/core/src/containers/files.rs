@@ -35,7 +35,9 @@ pub struct TarSource {
 
 impl std::fmt::Debug for TarSource {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("TarSource").field("path", &self.path).finish_non_exhaustive()
+        f.debug_struct("TarSource")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
     }
 }
 
@@ -62,7 +64,11 @@ async fn hold(inner: &Arc<Inner>, container: &Arc<Container>, path: &Path, acces
         drop(turn);
         return live(container).await;
     }
-    let (images, record, path) = (inner.images.clone(), container.record(), clean_path(&path.to_string_lossy()));
+    let (images, record, path) = (
+        inner.images.clone(),
+        container.record(),
+        clean_path(&path.to_string_lossy()),
+    );
     let root = blocking("mount a container's root", move || {
         let root = images.view_container(&record.id, access)?;
         attach_volumes(&root, &record, &path)?;
@@ -92,9 +98,14 @@ fn live_root(id: &str, pid: u32) -> Result<OwnedFd> {
     let process = rustix::fs::openat(CWD, format!("/proc/{pid}"), flags, Mode::empty())
         .map_err(std::io::Error::from)
         .doing(doing)?;
-    let groups = rustix::fs::openat(&process, "cgroup", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(std::io::Error::from)
-        .doing(doing)?;
+    let groups = rustix::fs::openat(
+        &process,
+        "cgroup",
+        OFlags::RDONLY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .map_err(std::io::Error::from)
+    .doing(doing)?;
     let mut text = String::new();
     File::from(groups).read_to_string(&mut text).doing(doing)?;
     if !text.contains(id) {
@@ -107,7 +118,11 @@ fn live_root(id: &str, pid: u32) -> Result<OwnedFd> {
 
 /// Where the kernel cannot do it (before 6.15), only a path inside a volume is refused.
 fn attach_volumes(root: &RootFs, record: &Record, path: &Path) -> Result<()> {
-    let mut mounts: Vec<_> = record.mounts.iter().filter(|m| m.kind != MountKind::Tmpfs).collect();
+    let mut mounts: Vec<_> = record
+        .mounts
+        .iter()
+        .filter(|m| m.kind != MountKind::Tmpfs)
+        .collect();
     mounts.sort_by_key(|m| m.destination.components().count());
     for mount in mounts {
         let Err(e) = root.attach(&mount.destination, &mount.source) else {
@@ -134,7 +149,10 @@ pub(crate) async fn stat(inner: &Arc<Inner>, name: &str, path: &Path) -> Result<
     let container = inner.containers.find(name)?;
     let held = hold(inner, &container, path, Access::ReadOnly).await?;
     let (name, path) = (name.to_owned(), path.to_owned());
-    blocking("look at a path", move || held.root.stat(&path).map_err(|e| not_there(&name, &path, e))).await
+    blocking("look at a path", move || {
+        held.root.stat(&path).map_err(|e| not_there(&name, &path, e))
+    })
+    .await
 }
 
 pub(crate) async fn archive(inner: &Arc<Inner>, name: &str, path: &Path) -> Result<(PathStat, TarSource)> {
@@ -155,7 +173,10 @@ pub(crate) async fn export(inner: &Arc<Inner>, name: &str) -> Result<TarSource> 
     let container = inner.containers.find(name)?;
     let (images, id) = (inner.images.clone(), container.id.clone());
     // Volumes are not the container's, and what the runtime mounts is nobody's.
-    let root = blocking("mount a container's root", move || Ok(images.view_container(&id, Access::ReadOnly)?)).await?;
+    let root = blocking("mount a container's root", move || {
+        Ok(images.view_container(&id, Access::ReadOnly)?)
+    })
+    .await?;
     inner.emit(&container, "export", &[]);
     let held = Held { root, _turn: None };
     Ok(TarSource { held, path: None })
@@ -164,7 +185,10 @@ pub(crate) async fn export(inner: &Arc<Inner>, name: &str) -> Result<TarSource> 
 pub(crate) async fn changes(inner: &Arc<Inner>, name: &str) -> Result<Vec<Change>> {
     let container = inner.containers.find(name)?;
     let (images, id) = (inner.images.clone(), container.id.clone());
-    blocking("compare a container with its image", move || Ok(images.changes(&id)?)).await
+    blocking("compare a container with its image", move || {
+        Ok(images.changes(&id)?)
+    })
+    .await
 }
 
 /// How `PUT /containers/{id}/archive` extracts.

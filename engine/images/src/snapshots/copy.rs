@@ -86,8 +86,10 @@ impl RootFs {
             }
             other => other.doing(|| format!("open {}", at.display()))?,
         };
-        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
-        let tree = rustix::mount::open_tree(CWD, source, flags).doing(|| format!("open {}", source.display()))?;
+        let flags =
+            OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+        let tree =
+            rustix::mount::open_tree(CWD, source, flags).doing(|| format!("open {}", source.display()))?;
         let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
         rustix::mount::move_mount(tree.as_fd(), "", target.as_fd(), "", flags).map_err(|e| {
             let what = format!("show {} at {}", source.display(), at.display());
