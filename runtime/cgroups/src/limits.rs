@@ -209,11 +209,13 @@ pub(crate) fn page_size(text: &str) -> Result<&str> {
 pub(crate) fn ignored(resources: &LinuxResources, unified: bool) -> Vec<&'static str> {
     let mut out = Vec::new();
     if let Some(memory) = resources.memory() {
+        let set = |n: Option<i64>| n.is_some_and(|n| n != 0);
         #[allow(deprecated)] // the specification still has them
-        if memory.kernel().is_some() || memory.kernel_tcp().is_some() {
+        if set(memory.kernel()) || set(memory.kernel_tcp()) {
             out.push("linux.resources.memory.kernel: kernels since 5.4 have no limit of its own for it");
         }
-        if unified && memory.swappiness().is_some() {
+        // -1, as engines send it for "not set", arrives as the largest number.
+        if unified && memory.swappiness().is_some_and(|n| n != u64::MAX) {
             out.push("linux.resources.memory.swappiness: cgroup v2 has no swappiness");
         }
         if unified && memory.disable_oom_killer() == Some(true) {
@@ -223,7 +225,20 @@ pub(crate) fn ignored(resources: &LinuxResources, unified: bool) -> Vec<&'static
             out.push("linux.resources.memory.useHierarchy: kernels since 5.11 always do");
         }
     }
+    if let Some(cpu) = resources.cpu()
+        && cpu.idle() == Some(1)
+        && cpu.shares().is_some_and(|n| n != 0)
+    {
+        out.push("linux.resources.cpu.shares: unable to apply both shares and idle, of which idle wins");
+    }
     if unified {
+        if resources.unified().as_ref().is_some_and(|m| {
+            m.contains_key("cpu.weight") && m.get("cpu.idle").is_some_and(|v| v.trim() == "1")
+        }) {
+            out.push(
+                "linux.resources.unified: unable to apply both cpu.weight and cpu.idle, of which idle wins",
+            );
+        }
         if let Some(io) = resources.block_io()
             && (io.leaf_weight().is_some()
                 || io
@@ -320,5 +335,20 @@ mod tests {
         let r = LinuxResourcesBuilder::default().memory(memory).build().unwrap();
         assert_eq!(ignored(&r, true).len(), 2);
         assert!(ignored(&r, false).is_empty());
+        let of = |text| serde_json::from_str::<LinuxResources>(text).unwrap();
+        for text in [
+            r#"{"cpu":{"idle":1,"shares":5}}"#,
+            r#"{"unified":{"cpu.idle":"1","cpu.weight":"8"}}"#,
+            r#"{"blockIO":{"leafWeight":10}}"#,
+            r#"{"network":{"classID":1}}"#,
+        ] {
+            assert_eq!(ignored(&of(text), true).len(), 1, "{text}");
+        }
+        for text in [
+            r#"{"memory":{"swappiness":18446744073709551615,"kernel":0}}"#,
+            r#"{"unified":{"cpu.weight":"8"}}"#,
+        ] {
+            assert!(ignored(&of(text), true).is_empty(), "{text}");
+        }
     }
 }

@@ -103,7 +103,14 @@ fn unified(out: &mut Vec<Limit>, resources: &LinuxResources) -> Result<()> {
     let mut all: Vec<_> = resources.unified().iter().flatten().collect();
     // A map has no order; an idle group must become busy before it takes a weight.
     all.sort_unstable();
+    let idle = all
+        .iter()
+        .any(|(name, value)| *name == "cpu.idle" && value.trim() == "1");
     for (file, value) in all {
+        // An idle group's weight is fixed by the kernel.
+        if idle && file == "cpu.weight" {
+            continue;
+        }
         let controller = check_unified(file)?;
         for line in value.lines().filter(|l| !l.trim().is_empty()) {
             let field = (Version::V2, controller);
@@ -512,6 +519,17 @@ mod tests {
                 ("io.max", "8:16 riops=2")
             ]
             .map(|(f, v)| (f.to_owned(), v.to_owned()))
+        );
+    }
+
+    #[test]
+    fn an_idle_group_takes_no_weight_as_a_parameter_either() {
+        assert_eq!(
+            files(
+                r#"{"unified":{"cpu.weight":"8","cpu.idle":"1"}}"#,
+                &Now::default()
+            ),
+            one("cpu.idle", "1")
         );
     }
 

@@ -103,6 +103,9 @@ fn directories(
 
 fn limits(record: &Record, plan: &Plan, denied: impl Fn(&kelson_cgroups::Error) -> bool) -> Result<()> {
     let resources = plan.config.linux.resources.as_ref();
+    for why in resources.map(|r| record.cgroup.ignored(r)).unwrap_or_default() {
+        plan.log.warn(&format!("ignored: {why}"));
+    }
     match record.cgroup.apply(resources, &plan.devices) {
         // Nobody makes a device node in a user namespace, so the list forbids nothing there.
         Err(e) if denied(&e) => record.cgroup.apply(resources, &DeviceRules::unrestricted())?,
