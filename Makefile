@@ -76,7 +76,7 @@ test-vm: build-packages ## run the runtime's tests under cgroup v2 and systemd: 
 .PHONY: bench
 bench: need-root test-packages build ## time our programs against runc, crun, podman and docker (needs root)
 	@$(BIN)/kelson-spec-tests bench runtime --runtime $(BIN)/kelson-runtime --runtime "$$(command -v runc)" \
-	  --runtime "$$(command -v crun)" --floor $(BIN)/kelson-floor --json $(OUT)/bench-runtime.json
+	  --runtime "$$(command -v crun)" --floor $(BIN)/kelson-floor --crowd 1000 --json $(OUT)/bench-runtime.json
 	@$(BIN)/kelson-spec-tests bench engine --kelson $(BIN) --json $(OUT)/bench-engine.json
 
 .PHONY: install

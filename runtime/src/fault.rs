@@ -2,7 +2,7 @@
 //!
 //! A program built without debug assertions has none of it. Otherwise the process that reaches the point named in
 //! `KELSON_FAULT` takes the name `kelson-fault`, by which a test finds it in any pid namespace, and waits: to be killed, to
-//! be told to go on (by a nice value above 0), or for a minute.
+//! be told to go on (by another nice value), or for a minute.
 
 /// Waits here if the test asks for it. `docs/stages.md` shows where the points are.
 #[cfg(debug_assertions)]
@@ -14,8 +14,10 @@ pub fn point(name: &str) {
     }
     // What fails here fails the test, which then finds nobody of that name.
     let _ = rustix::thread::set_name(c"kelson-fault");
+    let nice = || rustix::process::getpriority_process(None).ok();
+    let before = nice();
     for _ in 0..6000 {
-        if rustix::process::getpriority_process(None).is_ok_and(|nice| nice > 0) {
+        if nice() != before {
             return;
         }
         std::thread::sleep(Duration::from_millis(10));

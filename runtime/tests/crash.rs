@@ -204,7 +204,7 @@ fn an_exec_without_its_runtime_never_runs() {
         kill(&mut runtime);
         if point != "exec.planned" {
             // It goes on, and finds that nobody listens.
-            rustix::process::setpriority_process(rustix::process::Pid::from_raw(held), 1).unwrap();
+            rustix::process::setpriority_process(rustix::process::Pid::from_raw(held), 19).unwrap();
         }
         eventually("the container alone", || {
             b.container_cgroup().pids().unwrap().len() == 1
