@@ -12,6 +12,7 @@ use kelson_sys::mount::set_idmap;
 use kelson_sys::spawn::{CloneArgs, Spawned, spawn};
 use nix::libc;
 use nix::sched::{CloneFlags, setns};
+use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
 use oci_spec::runtime::LinuxNamespaceType as Ns;
 use rustix::process::{Signal, pidfd_send_signal};
@@ -67,8 +68,14 @@ pub fn serve(plan: &Plan, first: Pid, pidfd: BorrowedFd<'_>, channel: &Channel, 
         }
     })
     .doing(|| "make a process that opens a mount's source")?;
-    reap(pid)?;
-    Ok(())
+    match reap(pid)? {
+        WaitStatus::Exited(_, 0) => Ok(()),
+        // It may have died without an answer, for which the container's process would wait for ever.
+        _ => Err(Error::new(
+            Kind::Internal,
+            "the process that opens a mount's source ended without an answer\nhint: is a memory or pids limit too low?",
+        )),
+    }
 }
 
 /// A process that is there for its user namespace only.
