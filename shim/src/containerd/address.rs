@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
@@ -86,21 +87,34 @@ pub fn listen(path: &Path) -> Result<Option<UnixListener>> {
 /// The file in a bundle that says where its shim listens. Containerd 1.6 finds a shim again by it.
 const FILE: &str = "address";
 
+/// How long a shim that is dying may still seem to listen: the kernel closes its connections first, and it is by these that
+/// containerd sees its end.
+const DYING: Duration = Duration::from_millis(500);
+
 /// Says in `bundle` that its shim listens at `url`.
 pub fn remember(bundle: &Path, url: &str) -> Result<()> {
     let file = bundle.join(FILE);
     std::fs::write(&file, url).doing(|| format!("write {}", file.display()))
 }
 
-/// Removes the socket of a shim that is dead.
+/// Removes the socket of a shim that is dead; that of a living one (of a pod) stays.
 pub fn forget(bundle: &Path) {
     let Ok(url) = std::fs::read_to_string(bundle.join(FILE)) else {
         return;
     };
-    if let Some(path) = url.trim().strip_prefix("unix://")
-        && UnixStream::connect(path).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
-    {
-        let _ = std::fs::remove_file(path);
+    let Some(path) = url.trim().strip_prefix("unix://") else {
+        return;
+    };
+    let until = Instant::now() + DYING;
+    while Instant::now() < until {
+        match UnixStream::connect(path) {
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+                let _ = std::fs::remove_file(path);
+                return;
+            }
+            Err(_) => return,
+            Ok(_) => std::thread::sleep(DYING / 50),
+        }
     }
 }
 

@@ -3,10 +3,10 @@ use std::io::Read;
 use std::process::{Command, Stdio};
 
 use kelson_shim_proto::containerd::bootstrap::MAX_INPUT;
-use kelson_shim_proto::containerd::options::{Options, runtime_info};
+use kelson_shim_proto::containerd::options::runtime_info;
 use kelson_shim_proto::wire::read_any;
 
-use super::maker::runtime_params;
+use super::maker::{options, runtime_params};
 use crate::cli::say;
 use crate::error::{Doing, Error, Kind, Result};
 
@@ -23,7 +23,7 @@ pub fn run() -> Result<()> {
         .read_to_end(&mut input)
         .doing(|| "read runtime options".to_owned())?;
     let (type_url, value) = read_any(&input).map_err(invalid)?;
-    let options = Options::decode(&type_url, &value).map_err(invalid)?;
+    let options = options(&type_url, &value)?;
     let runtime = runtime_params(&options, "")?.path;
     // A runtime without the command (it came with runc 1.1) has no features to tell.
     let features = Command::new(&runtime)

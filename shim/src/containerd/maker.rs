@@ -3,7 +3,7 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use kelson_shim_proto::containerd::options::Options;
+use kelson_shim_proto::containerd::options::{Options, config_path};
 use kelson_shim_proto::serve::RuntimeParams;
 use kelson_shim_proto::task::CreateTaskRequest;
 
@@ -48,7 +48,7 @@ impl Maker {
             return Err(invalid(format!("bundle {:?} is not absolute", request.bundle)));
         }
         let any = request.options.clone().into_option().unwrap_or_default();
-        let options = Options::decode(&any.type_url, &any.value).map_err(invalid)?;
+        let options = options(&any.type_url, &any.value)?;
         let params = runtime_params(&options, &self.namespace)?;
         std::fs::DirBuilder::new()
             .recursive(true)
@@ -85,6 +85,18 @@ impl Maker {
             namespace: self.namespace.clone(),
         }))
     }
+}
+
+/// The options that a caller sent, or that lie in the file it named.
+pub fn options(type_url: &str, value: &[u8]) -> Result<Options> {
+    let options = match config_path(type_url, value) {
+        Some(path) => {
+            let text = std::fs::read_to_string(&path).doing(|| format!("read {}", path.display()))?;
+            Options::from_toml(&text)
+        }
+        None => Options::decode(type_url, value),
+    };
+    options.map_err(|error| Error::new(Kind::Invalid, error))
 }
 
 fn keep(bundle: &Path, options: &Options) -> Result<()> {

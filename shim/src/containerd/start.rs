@@ -11,6 +11,7 @@ use kelson_shim_proto::containerd::options::Options;
 
 use super::address;
 use super::argv::Argv;
+use super::maker;
 use crate::bootstrap::join_cgroup;
 use crate::cli::say;
 use crate::diagnostics;
@@ -23,7 +24,7 @@ const OOM_SCORE: &str = "/proc/self/oom_score_adj";
 pub fn run(argv: &Argv) -> Result<()> {
     let input = read_stdin(argv)?;
     let (type_url, value) = &input.options;
-    let options = Options::decode(type_url, value).map_err(|error| Error::new(Kind::Invalid, error))?;
+    let options = maker::options(type_url, value)?;
     let bundle = std::env::current_dir().doing(|| "find the bundle".to_owned())?;
     let containerd = or(&input.grpc_address, &argv.address);
     let group = address::group(&bundle, &argv.id)?;

@@ -66,12 +66,54 @@ impl Options {
         match type_url.rsplit('/').next().unwrap_or_default() {
             "" => Ok(Self::default()),
             OPTIONS_TYPE => Self::decode_runc(bytes),
-            // The body is TOML for other shims; for ours containerd sends the type above.
-            GENERIC_TYPE => Ok(Self::default()),
+            GENERIC_TYPE => {
+                let mut body = String::new();
+                read(bytes, |field, value| {
+                    if field == 3 {
+                        body = value.text();
+                    }
+                })
+                .map_err(|e| format!("runtime options: {e}"))?;
+                Self::from_toml(&body)
+            }
             other => Err(format!(
                 "runtime options of type {other:?}, known is {OPTIONS_TYPE}"
             )),
         }
+    }
+
+    /// Reads containerd's configuration of a runtime, `KEY = VALUE` in TOML. Keys that are not known are for others.
+    ///
+    /// # Errors
+    /// A value that its key cannot have.
+    pub fn from_toml(text: &str) -> Result<Self, String> {
+        let mut options = Self::default();
+        for line in text.lines() {
+            let Some((key, value)) = line.split_once('=') else {
+                continue;
+            };
+            let (key, value) = (key.trim().trim_matches('"'), value.trim());
+            let bad = || format!("runtime option {key}: {value}");
+            let plain = value.split('#').next().unwrap_or_default().trim();
+            let flag = || plain.parse::<bool>().map_err(|_| bad());
+            let number = || plain.parse::<u32>().map_err(|_| bad());
+            let text = || quoted(value).ok_or_else(bad);
+            match key {
+                "NoPivotRoot" => options.no_pivot_root = flag()?,
+                "NoNewKeyring" => options.no_new_keyring = flag()?,
+                "SystemdCgroup" => options.systemd_cgroup = flag()?,
+                "IoUid" => options.io_uid = number()?,
+                "IoGid" => options.io_gid = number()?,
+                "ShimCgroup" => options.shim_cgroup = text()?,
+                "BinaryName" => options.binary_name = text()?,
+                "Root" => options.root = text()?,
+                "CriuPath" => options.criu_path = text()?,
+                "CriuImagePath" => options.criu_image_path = text()?,
+                "CriuWorkPath" => options.criu_work_path = text()?,
+                _ => {}
+            }
+        }
+        Ok(options)
     }
 
     fn decode_runc(bytes: &[u8]) -> Result<Self, String> {
@@ -93,6 +135,29 @@ impl Options {
         .map_err(|e| format!("runtime options: {e}"))?;
         Ok(options)
     }
+}
+
+/// The file that generic options name instead of saying something themselves (`ConfigPath`).
+#[must_use]
+pub fn config_path(type_url: &str, bytes: &[u8]) -> Option<std::path::PathBuf> {
+    let (mut path, mut body) = (String::new(), false);
+    if type_url.rsplit('/').next() == Some(GENERIC_TYPE) {
+        // What is no message is told by `Options::decode`.
+        let _ = read(bytes, |field, value| match field {
+            2 => path = value.text(),
+            3 => body = !value.bytes().is_empty(),
+            _ => {}
+        });
+    }
+    (!path.is_empty() && !body).then(|| path.into())
+}
+
+/// A quoted TOML string; none of the options needs escapes.
+fn quoted(value: &str) -> Option<String> {
+    let quote = value.chars().next().filter(|quote| matches!(quote, '"' | '\''))?;
+    let (text, rest) = value[1..].split_once(quote)?;
+    let rest = rest.trim_start();
+    ((rest.is_empty() || rest.starts_with('#')) && !text.contains('\\')).then(|| text.to_owned())
 }
 
 impl CheckpointOptions {
@@ -174,6 +239,33 @@ mod tests {
         assert_eq!(Options::decode("", b"").unwrap(), Options::default());
         assert!(Options::decode("x.Y", b"").unwrap_err().contains("\"x.Y\""));
         assert!(Options::decode(OPTIONS_TYPE, b"\xff").is_err());
+    }
+
+    #[test]
+    fn generic_options_are_read() {
+        let mut out = Writer::default();
+        out.bytes(2, "/etc/x.toml");
+        let path_only = out.clone().finish();
+        assert_eq!(config_path(GENERIC_TYPE, &path_only), Some("/etc/x.toml".into()));
+        assert_eq!(config_path(OPTIONS_TYPE, &path_only), None);
+        out.bytes(3, "BinaryName = \"/usr/bin/crun\" # ours\n[x]\nSystemdCgroup = true\nIoUid=7\nOther = [1]\nRoot = '/r#'\n");
+        let bytes = out.finish();
+        assert_eq!(config_path(GENERIC_TYPE, &bytes), None);
+        let options = Options::decode(GENERIC_TYPE, &bytes).unwrap();
+        assert_eq!(
+            (options.binary_name.as_str(), options.root.as_str()),
+            ("/usr/bin/crun", "/r#")
+        );
+        assert!(options.systemd_cgroup && options.io_uid == 7);
+        for bad in [
+            "BinaryName = crun",
+            "SystemdCgroup = yes",
+            "IoGid = -1",
+            "Root = \"a\" b",
+        ] {
+            let error = Options::from_toml(bad).unwrap_err();
+            assert!(error.contains(bad.split(' ').next().unwrap()), "{error}");
+        }
     }
 
     #[test]
