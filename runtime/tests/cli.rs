@@ -43,7 +43,16 @@ fn a_pidfd_is_handed_over_by_create_and_exec() {
     assert!(out.status.success(), "{}", text(&out.stderr));
     let init = received(&listener);
     assert_eq!(b.status(), "created");
+    // The kernel drops it for the first process of a namespace, unless that wants it.
+    pidfd_send_signal(&init, Signal::TERM).unwrap();
+    eventually("stopped", || b.status() == "stopped");
+    assert!(b.delete().status.success());
+    let out = b.create(&["--pidfd-socket", socket]);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    let init = received(&listener);
     assert!(b.start().status.success());
+    // Of the program it is gone again.
+    pidfd_send_signal(&init, Signal::TERM).unwrap();
 
     let pid_file = b.path("exec.pid");
     let exec = [

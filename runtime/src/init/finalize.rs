@@ -96,6 +96,10 @@ pub fn become_target(t: &Target<'_>, label: lsm::Prepared, terminal: Option<Owne
     }
     capabilities::apply(t.capabilities)?;
     kelson_sys::signals::default_all();
+    if t.waits_with.is_some() {
+        // Whoever has a created container's pid may end it before its start, as with runc.
+        kelson_sys::signals::end_when_asked().doing(|| "prepare to wait for start")?;
+    }
     SigSet::empty()
         .thread_set_mask()
         .doing(|| "clear the signal mask")?;

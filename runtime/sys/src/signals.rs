@@ -24,3 +24,26 @@ pub fn default_all() {
         };
     }
 }
+
+/// Lets a signal that asks a process to end do so, also for the first process of a pid namespace: the kernel drops every
+/// signal of default action for it. A program that is executed next has the default action again.
+///
+/// # Errors
+/// The errno of sigaction.
+pub fn end_when_asked() -> std::io::Result<()> {
+    extern "C" fn leave(signal: libc::c_int) {
+        // SAFETY: _exit(2) is async-signal-safe and does not return.
+        unsafe { libc::_exit(128 + signal) }
+    }
+    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGTERM] {
+        // SAFETY: all zeroes is a valid sigaction: no flags, an empty mask.
+        let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+        action.sa_sigaction = leave as extern "C" fn(libc::c_int) as libc::sighandler_t;
+        // SAFETY: the action is valid and outlives the call, the old one is not asked for; the handler calls nothing but
+        // _exit, whatever it interrupts.
+        if unsafe { libc::sigaction(signal, &action, std::ptr::null_mut()) } != 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
