@@ -8,7 +8,7 @@ use std::fs;
 use std::io::{BufRead, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use nix::mount::{MntFlags, umount2};
@@ -17,8 +17,12 @@ use serde::{Deserialize, Serialize};
 use crate::case::{Case, Record, Verdict};
 use crate::clauses::Clauses;
 use crate::enclosure::{Enclosure, Settings};
+use crate::eventually::eventually;
 use crate::lab::{Lab, PROBE, process};
 use crate::require::{Host, SpecVersion};
+
+/// For processes that were killed at the end of a case.
+const DYING: Duration = Duration::from_millis(300);
 
 /// What a worker is made with.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -159,6 +163,11 @@ impl Workbench {
     /// Ends, unmounts and removes what the case left, and says what it was.
     fn sweep(&self, before: &BTreeSet<String>) -> Result<Vec<String>> {
         let mut left = Vec::new();
+        // What the case has killed may need a moment to be gone.
+        eventually("the end of what was killed", DYING, || {
+            Ok(self.enclosure.processes()?.is_empty().then_some(()))
+        })
+        .ok();
         for pid in self.enclosure.processes()? {
             let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             let text = String::from_utf8_lossy(&command).replace('\0', " ");
