@@ -238,6 +238,28 @@ fn a_default_that_refuses_answers_new_calls_with_enosys() {
 }
 
 #[test]
+fn a_profile_of_several_lines_is_kept_for_exec() {
+    if !can_run() {
+        return;
+    }
+    let mut b = Bundle::new("sleep 100");
+    b.config["linux"]["seccomp"] = json!({
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO"}]
+    });
+    let pretty = serde_json::to_vec_pretty(&b.config).unwrap();
+    let file = b.path("pretty.json");
+    fs::write(&file, pretty).unwrap();
+    let out = b.create(&["--config", file.to_str().unwrap()]);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    let out = b.start();
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    assert_eq!(b.status(), "running");
+    assert!(!b.exec(&["mkdir", "/tmp/x"]).status.success());
+    assert!(b.exec(&["true"]).status.success());
+}
+
+#[test]
 fn a_filter_may_refuse_what_the_runtime_uses_itself() {
     if !can_run() {
         return;

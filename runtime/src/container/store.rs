@@ -409,22 +409,30 @@ fn encode(line: &impl serde::Serialize) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The record of a `state.json`: its first line, and what a second one replaces. Format 1 has one line without an end.
+/// The record of a `state.json`, and what a second document after it replaces. Format 1 has one without an end. The first
+/// may have several lines: a seccomp profile is in it as it was written.
 fn decode(bytes: &[u8]) -> Result<Record> {
     #[derive(serde::Deserialize)]
     struct Version {
         format: u32,
     }
     let wrong = |e: serde_json::Error| Error::new(Kind::Internal, e.to_string());
-    let (first, second) = match bytes.iter().position(|b| *b == b'\n') {
-        Some(end) => (&bytes[..end], &bytes[end + 1..]),
-        None => (bytes, &[][..]),
+    let mut documents = serde_json::Deserializer::from_slice(bytes).into_iter::<Record>();
+    let record = match documents.next() {
+        Some(record) => record,
+        None => serde_json::from_slice(bytes),
     };
-    let record = serde_json::from_slice::<Record>(first);
+    let second = bytes.get(documents.byte_offset() + 1..).unwrap_or_default();
     let format = match &record {
         Ok(record) => record.format,
         // Of a newer one no more than this field need be readable.
-        Err(_) => serde_json::from_slice::<Version>(first).map_err(wrong)?.format,
+        Err(_) => match serde_json::Deserializer::from_slice(bytes)
+            .into_iter::<Version>()
+            .next()
+        {
+            Some(version) => version.map_err(wrong)?.format,
+            None => return Err(Error::new(Kind::Internal, "is empty")),
+        },
     };
     if format > FORMAT {
         return Err(Error::new(
