@@ -21,6 +21,7 @@ PROGRAMS := kelson kelsond kelson-shim containerd-shim-kelson-v2 kelson-runtime 
 
 BUILD_PACKAGES := gcc libc6-dev libseccomp-dev
 RUN_PACKAGES := iproute2 nftables
+CONFORMANCE_PACKAGES := bats busybox-static dpkg-dev gawk iproute2 jq python3
 TEST_PACKAGES := busybox-static ca-certificates containerd crun curl docker-registry docker.io iptables mmdebstrap \
   netavark podman runc skopeo
 
@@ -68,6 +69,10 @@ test: need-root test-packages build ## build and run every test (needs root)
 	fi
 
 # CI machines have no such program: there the tests that need cgroup v2 or systemd say so and are skipped.
+.PHONY: test-conformance
+test-conformance: need-root conformance-packages build ## run the bats suite of Debian's runc source package against the runtime (needs root)
+	@runtime/tests/conformance/run $(BIN)/kelson-runtime $(OUT)/conformance
+
 .PHONY: test-vm
 test-vm: build-packages ## run the runtime's tests under cgroup v2 and systemd: VM=COMMAND, VM_ARGS, TESTS=NAME (see CONTRIBUTING.md)
 	@test -n "$(VM)" || { echo 'VM names a program that runs a command in a guest (see CONTRIBUTING.md)' >&2; exit 1; }
@@ -88,12 +93,14 @@ install: build ## install the programs into PREFIX/bin
 clean: ## remove everything that was built
 	rm -rf $(CARGO_TARGET_DIR)
 
-.PHONY: need-root build-packages run-packages test-packages
+.PHONY: need-root build-packages run-packages test-packages conformance-packages
 need-root:
 	@if [ "$$(id -u)" != 0 ]; then echo 'this needs root: it makes namespaces, cgroups and networks' >&2; exit 1; fi
 build-packages:
 	@.ci/packages $(BUILD_PACKAGES)
 run-packages:
 	@.ci/packages $(BUILD_PACKAGES) $(RUN_PACKAGES)
+conformance-packages:
+	@.ci/packages $(BUILD_PACKAGES) $(CONFORMANCE_PACKAGES)
 test-packages:
 	@.ci/packages $(BUILD_PACKAGES) $(RUN_PACKAGES) $(TEST_PACKAGES)

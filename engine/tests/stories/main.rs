@@ -16,5 +16,6 @@ mod everyday;
 mod files;
 mod peers;
 mod redis;
+mod stock;
 mod support;
 mod web;

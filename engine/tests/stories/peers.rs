@@ -14,55 +14,6 @@ use crate::support::programs::{ours, peer};
 use crate::support::{Client, Playground};
 
 #[test]
-fn podman_runs_our_runtime() {
-    let play = Playground::without_daemon(Client::Docker, &[Image::Busybox]);
-    let image = Image::Busybox.reference();
-    let podman = Podman::new(play.scratch());
-    podman.run(&["pull", "--tls-verify=false", image]).ok();
-    assert_eq!(podman.run(&["run", "--rm", image, "echo", "hello"]).ok(), "hello");
-    podman
-        .run(&["run", "--rm", image, "sh", "-c", "exit 5"])
-        .fails_with(5);
-    let error = podman.run(&["run", "--rm", image, "no-such"]).fails_with(127);
-    assert!(error.contains("no-such"), "{error}");
-    podman.run(&["run", "--rm", image, "/etc/passwd"]).fails_with(126);
-
-    podman
-        .run(&["run", "-d", "--name", "one", image, "sleep", "3600"])
-        .ok();
-    assert_eq!(podman.run(&["exec", "one", "cat", "/proc/1/comm"]).ok(), "sleep");
-    podman.run(&["pause", "one"]).ok();
-    podman.run(&["unpause", "one"]).ok();
-    podman.run(&["stop", "--time", "0", "one"]).ok();
-    podman.run(&["rm", "one"]).ok();
-}
-
-/// podman with its state below one directory.
-struct Podman<'a> {
-    place: &'a Path,
-}
-
-impl<'a> Podman<'a> {
-    fn new(place: &'a Path) -> Self {
-        // A root without CAP_SYS_RESOURCE can't raise the limits that podman would set.
-        let configuration = "[containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\n\
-                             [engine]\nevents_logger = \"file\"\n";
-        fs::write(place.join("containers.conf"), configuration).unwrap();
-        Self { place }
-    }
-
-    fn run(&self, arguments: &[&str]) -> Outcome {
-        let mut command = Command::new(peer("podman"));
-        command.env("CONTAINERS_CONF", self.place.join("containers.conf"));
-        command.arg("--root").arg(self.place.join("podman"));
-        command.arg("--runroot").arg(self.place.join("podman-run"));
-        command.arg("--runtime").arg(ours("kelson-runtime"));
-        command.args(["--cgroup-manager", "cgroupfs"]).args(arguments);
-        run(&mut command, LIMIT)
-    }
-}
-
-#[test]
 fn containerd_runs_our_runtime() {
     let play = Playground::without_daemon(Client::Docker, &[]);
     let archive = Image::Busybox.ensure_made();
@@ -90,6 +41,10 @@ fn containerd_runs_our_runtime() {
         .ctr(&["task", "exec", "--exec-id", "look", "four", "cat", "/proc/1/comm"])
         .ok();
     assert_eq!(executed, "sleep");
+    let figures = containerd.ctr(&["task", "metrics", "four"]).ok();
+    assert!(figures.contains("four"), "{figures}");
+    let processes = containerd.ctr(&["task", "ps", "four"]).ok();
+    assert_eq!(processes.lines().count(), 2, "{processes}");
     containerd.ctr(&["task", "pause", "four"]).ok();
     containerd.ctr(&["task", "resume", "four"]).ok();
     containerd
