@@ -143,8 +143,9 @@ fn a_trap_that_executes_the_runtime_again_changes_nothing() {
             assert!(b.create(&[]).status.success());
             b.start()
         };
-        // The runtime, run as a container's program, finds its usage wrong: nothing else comes of it.
-        let _ = out;
+        // The runtime, run as a container's program, finds its usage wrong: nothing else comes of it. That it could not be
+        // written to from there is the next test's.
+        drop(out);
         assert!(
             before == hash(),
             "the runtime's executable was changed by way of {verb}"
@@ -152,6 +153,32 @@ fn a_trap_that_executes_the_runtime_again_changes_nothing() {
         b.delete();
         assert_eq!(b.leftovers(), Vec::<String>::new());
     }
+}
+
+/// CVE-2019-5736: what an image could have executed as `/proc/self/exe` cannot be opened for writing, not even by root of
+/// the host. A created container's first process runs the runtime until its start.
+#[test]
+fn a_created_containers_executable_is_on_a_read_only_mount() {
+    if !can_run() {
+        return;
+    }
+    let b = Bundle::new("sleep 100");
+    assert!(b.create(&[]).status.success());
+    let exe = format!("/proc/{}/exe", b.pid());
+    let mount = rustix::fs::statvfs(exe.as_str()).unwrap();
+    assert!(
+        mount.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY),
+        "{exe} is writable"
+    );
+    // With O_TRUNC the mount is asked before the file, which is busy now and would not be later.
+    let error = fs::OpenOptions::new()
+        .write(true)
+        .truncate(true)
+        .open(&exe)
+        .unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+    b.delete();
+    assert_eq!(b.leftovers(), Vec::<String>::new());
 }
 
 /// CVE-2024-21626: a working directory reached through a descriptor that leaked.

@@ -11,6 +11,7 @@ use super::{Context, Outcome, usage};
 use crate::container::launch::{Console, Options, plan};
 use crate::container::lifecycle;
 use crate::error::{Doing, Error, Kind, Result};
+use crate::process::seal;
 
 #[derive(Debug, Parser)]
 #[command(name = "create", about = "create a container")]
@@ -93,9 +94,11 @@ pub(super) fn failed(command: &str, error: Error) -> Outcome {
     Outcome::Failed(1, error.within(format!("{program} {command} failed")))
 }
 
-/// For the commands that make a process inside a container: nothing inside may trace it or reach the runtime's
-/// executable through it before it executes.
+/// For the commands that make a process inside a container: nothing inside may write to the runtime's executable, nor
+/// trace the runtime or reach what it holds. First of all, before anything is opened that a second execve of ours would
+/// lose.
 pub(super) fn protect() -> Result<()> {
+    seal::ensure()?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable).doing(|| "become undumpable")
 }
 

@@ -10,7 +10,6 @@ use super::{Context, Outcome};
 use crate::container::launch::Console;
 use crate::container::{exec as containers, foreground};
 use crate::error::{Doing, Result};
-use crate::process::seal;
 use crate::terminal;
 
 #[derive(Debug, Default, Parser)]
@@ -112,7 +111,6 @@ pub(super) fn run(context: &Context, args: Args) -> Outcome {
 }
 
 fn exec_in(context: &Context, args: Args) -> Result<u8> {
-    seal::ensure()?;
     protect()?;
     let detach = args.detach;
     let options = args.options();

@@ -22,7 +22,6 @@ use crate::namespaces::{Namespaces, time};
 use crate::notify;
 use crate::process::attributes::Attributes;
 use crate::process::capabilities::{self, Sets};
-use crate::process::seal;
 use crate::rootfs::WayIn;
 use crate::seccomp::{self, Agent, Filter, Prepared};
 use crate::terminal::{self, Outlet};
@@ -161,11 +160,6 @@ pub fn plan(store: &Store, log: &Log, options: &Options, console: Console) -> Re
         &config.linux.namespaces,
         time::decide(&config.linux.time_offsets)?,
     );
-    // Before anything is opened that a second execve of ours would lose, the console socket above all. In a new pid
-    // namespace there is nobody yet who could reach for the executable; in any other there may be.
-    if !namespaces.creates(Ns::Pid) {
-        seal::ensure()?;
-    }
     let cgroup = cgroup::place(&config, options)?;
     let way_in = match (namespaces.has(Ns::Mount), options.no_pivot) {
         (false, _) => WayIn::Chroot,

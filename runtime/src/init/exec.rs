@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use kelson_cgroups::Joiner;
 use kelson_sys::sched;
 use kelson_sys::spawn::{CloneArgs, Spawned, spawn};
-use nix::sys::wait::waitpid;
+use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 use oci_spec::runtime::LinuxNamespaceType as Ns;
 use rustix::process::{PidfdFlags, pidfd_open};
@@ -98,8 +98,17 @@ pub fn start(
     let channel: Channel = ours
         .take()
         .ok_or_else(|| Error::new(Kind::Internal, "no channel"))?;
+    // What it has to say is queued when it ends. One that was killed may have made the new process and not said so: that
+    // waits for us, and ends when we let go of the channel.
+    if let Ok(WaitStatus::Signaled(_, signal, _)) = waitpid(between, None) {
+        return Err(Error::new(
+            Kind::Internal,
+            format!(
+                "the process that enters the container was killed by {signal}\nhint: is a memory limit too low?"
+            ),
+        ));
+    }
     let (pid, failure) = listen(&channel, &plan.log, &listener);
-    let _ = waitpid(between, None);
     match (pid, failure) {
         // Closed on exec. One that died without a word is found by whoever waits for it.
         (Some(pid), None) => {
@@ -143,7 +152,13 @@ fn listen(
         match channel.receive() {
             Ok(None) => return (pid, failure),
             Ok(Some(Message::Note(text))) => log.debug(|| text),
-            Ok(Some(Message::Sibling(number))) => pid = Some(number),
+            Ok(Some(Message::Sibling(number))) => {
+                pid = Some(number);
+                // From here on somebody knows of it: it may go on.
+                if let Err(e) = channel.send(&Message::Go(None)) {
+                    return (pid, Some(e));
+                }
+            }
             Ok(Some(Message::Listener(number))) => waiting = Some(number),
             Ok(Some(message)) => {
                 let broken = || Error::new(Kind::Internal, "broken protocol");
@@ -215,6 +230,7 @@ fn go_between(plan: &Plan, target: OwnedFd, joiner: Joiner, channel: &Channel) -
 
 fn become_member(plan: &Plan, channel: &Channel) -> Result<finalize::Program> {
     fault::point("exec.member");
+    channel.wait_go()?;
     channel.note(&plan.log, || "child process in init()");
     rustix::process::setsid().doing(|| "start a session")?;
     if plan.keyring {

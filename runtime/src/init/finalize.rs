@@ -86,7 +86,10 @@ pub fn become_target(t: &Target<'_>, label: lsm::Prepared, terminal: Option<Owne
     // As root, for a directory that only root may enter; again as the user, for one that root may not (NFS).
     let first_try = enter(&p.cwd);
     // Without no_new_privs loading a filter takes CAP_SYS_ADMIN, which is about to go.
-    if let (Some(filter), false) = (t.filter, p.no_new_privileges) {
+    let early = t.filter.filter(|_| !p.no_new_privileges);
+    if let Some(filter) = early {
+        // Asked now, as the filter may forbid to ask.
+        heard(t)?;
         load(filter, t.channel)?;
     }
     capabilities::limit_bounding(t.capabilities.bounding)?;
@@ -104,17 +107,24 @@ pub fn become_target(t: &Target<'_>, label: lsm::Prepared, terminal: Option<Owne
         .thread_set_mask()
         .doing(|| "clear the signal mask")?;
     let program = program(p, t.extra_env)?;
-    // As late as a filter may forbid nothing yet.
-    if t.peer.is_some_and(|peer| !peer.is_heard()) {
-        return Err(Error::new(
-            Kind::Internal,
-            "the runtime ended before the program started",
-        ));
+    if early.is_none() {
+        heard(t)?;
     }
     if let (Some(filter), true) = (t.filter, p.no_new_privileges) {
         load(filter, t.channel)?;
     }
     Ok(program)
+}
+
+/// An error when the runtime has ended: its caller was told that nothing runs.
+fn heard(t: &Target<'_>) -> Result<()> {
+    match t.peer {
+        Some(peer) if !peer.is_heard() => Err(Error::new(
+            Kind::Internal,
+            "the runtime ended before the program started",
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Puts the filter in force. Who answers the calls that it makes wait must have them before the first of ours waits:

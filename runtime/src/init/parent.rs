@@ -203,10 +203,15 @@ fn staged(
         .take()
         .ok_or_else(|| Error::new(Kind::Internal, "no channel"))?;
     drop(theirs);
-    let first = channel.receive();
-    // It has nothing left to do; the container's process is our own child.
-    reap(between)?;
-    let pid = match first? {
+    // What it has to say is queued when it ends. One that was killed may have made the container's process and not said so:
+    // that waits for us, and ends when we let go of the channel.
+    if let WaitStatus::Signaled(_, signal, _) = reap(between)? {
+        return Err(Error::new(
+            Kind::Internal,
+            format!("the process in between was killed by {signal}\nhint: is memory short?"),
+        ));
+    }
+    let pid = match channel.receive()? {
         Some(Message::Sibling(pid)) => pid,
         Some(m) => {
             return Err(sync::error_of(m).unwrap_or_else(|| Error::new(Kind::Internal, "broken protocol")));
