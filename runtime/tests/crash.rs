@@ -6,6 +6,7 @@
 mod common;
 
 use std::fs;
+use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -187,6 +188,29 @@ fn a_killed_delete_is_ended_by_the_next() {
         kill_at(&b, point, quiet(b.command(&["delete", "--force", &b.id])));
         delete_cleans(&b, point);
     }
+}
+
+#[test]
+fn what_a_killed_delete_leaves_of_a_readiness_socket_is_taken_over() {
+    if !can_run() {
+        return;
+    }
+    let b = Bundle::new("sleep 100");
+    let path = b.path("manager.sock");
+    let _manager = UnixDatagram::bind(&path).unwrap();
+    let create = || {
+        let status = creation(&b, "create").env("NOTIFY_SOCKET", &path).status();
+        assert!(status.unwrap().success());
+    };
+    create();
+    kill_at(
+        &b,
+        "delete.record",
+        quiet(b.command(&["delete", "--force", &b.id])),
+    );
+    create();
+    assert_eq!(b.status(), "created");
+    delete_cleans(&b, "delete.record");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 mod common;
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::time::{Duration, Instant};
 
 use common::{Bundle, can_run, eventually, text};
@@ -103,6 +104,32 @@ fn a_signal_from_outside_ends_run_with_128_plus_its_number() {
     });
     assert!(b.runtime(&["kill", &b.id, "KILL"]).status.success());
     assert_eq!(run.wait().unwrap().code(), Some(137));
+    assert_eq!(b.leftovers(), Vec::<String>::new());
+}
+
+#[test]
+fn realtime_signals_arrive_by_kill_and_through_run() {
+    if !can_run() {
+        return;
+    }
+    let b = Bundle::new("trap 'echo heard' 37; trap 'exit 5' 38; echo up; while :; do sleep 0.1; done");
+    fs::write(b.path("config.json"), serde_json::to_vec(&b.config).unwrap()).unwrap();
+    let mut run = b
+        .command(&["run", "--bundle", b.dir.path().to_str().unwrap(), &b.id])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(run.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "up");
+    let out = b.runtime(&["kill", &b.id, "SIGRTMIN+3"]);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    assert_eq!(lines.next().unwrap().unwrap(), "heard");
+    // One that ends a program is a status like any other.
+    assert_eq!(b.exec(&["sh", "-c", "kill -37 $$"]).status.code(), Some(128 + 37));
+    let pid = rustix::process::Pid::from_child(&run);
+    let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap();
+    kelson_sys::pidfd::send_signal(&pidfd, 38).unwrap();
+    assert_eq!(run.wait().unwrap().code(), Some(5));
     assert_eq!(b.leftovers(), Vec::<String>::new());
 }
 

@@ -581,6 +581,25 @@ fn run_relays_a_terminal() {
 }
 
 #[test]
+fn exec_ends_while_others_write_to_its_terminal() {
+    if !can_run() {
+        return;
+    }
+    let b = Bundle::new("sleep 100");
+    b.up();
+    // It outlives the session's leader, and writes for as long as the container is there.
+    let script = "setsid sh -c 'while :; do echo x; done' & sleep 0.2; exit 7";
+    let mut exec = b
+        .command(&["exec", "-t", &b.id, "sh", "-c", script])
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    common::eventually("exec ends", || exec.try_wait().unwrap().is_some());
+    assert_eq!(exec.wait().unwrap().code(), Some(7));
+}
+
+#[test]
 fn the_session_keyring_is_the_containers_own() {
     if !can_run() || !std::path::Path::new("/proc/keys").exists() {
         return;

@@ -132,5 +132,5 @@ fn exec_in(context: &Context, args: Args) -> Result<u8> {
         Some(socket) if terminal => Some(terminal::receive(socket.as_fd())?),
         _ => None,
     };
-    foreground::wait(pid, &pidfd, &signals, master, None)
+    foreground::wait(pid, &pidfd, &signals, master, None, &context.log)
 }

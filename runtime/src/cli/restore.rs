@@ -123,7 +123,7 @@ fn restore_container(context: &Context, args: &Args) -> Result<u8> {
         _ => None,
     };
     let pid = Pid::from_raw(restored.record.pid);
-    let code = foreground::wait(pid, &restored.pidfd, &signals, master, None)?;
+    let code = foreground::wait(pid, &restored.pidfd, &signals, master, None, &context.log)?;
     let mut entry = context.store.open(&args.id)?;
     entry.lock()?;
     lifecycle::destroy(&entry, &restored.record, &context.log)?;

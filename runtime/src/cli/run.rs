@@ -57,14 +57,15 @@ fn run_container(context: &Context, args: &Args) -> Result<u8> {
     let notify = running.notify.take();
     let Some(signals) = signals else {
         if let Some(notify) = notify {
-            notify.wait(
-                running.init.pidfd.as_fd(),
-                running.init.pid.as_raw().cast_unsigned(),
-            )?;
+            let init = &running.init;
+            let told = notify.wait(init.pidfd.as_fd(), init.pid.as_raw().cast_unsigned());
+            // The container runs, whether its manager is still there or not.
+            told.unwrap_or_else(|e| context.log.warn(&e.to_string()));
         }
         return Ok(0);
     };
-    let code = foreground::wait(running.init.pid, &running.init.pidfd, &signals, master, notify)?;
+    let init = &running.init;
+    let code = foreground::wait(init.pid, &init.pidfd, &signals, master, notify, &context.log)?;
     if !args.keep {
         let mut entry = context.store.open(&options.id)?;
         entry.lock()?;

@@ -2,25 +2,27 @@
 
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
-use rustix::process::pidfd_send_signal;
+use rustix::process::{WaitOptions, waitpid};
 use rustix::termios::{
     OptionalActions, OutputModes, Termios, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize,
 };
 
-use crate::error::{Doing, Result};
+use crate::error::{Doing, Error, Kind, Result};
+use crate::log::Log;
 use crate::notify::Proxy;
 
 /// How long output may still come from a terminal whose program has ended.
 const DRAIN: Duration = Duration::from_millis(500);
+/// As much as a terminal holds back at most (the kernel's limit of a tty's buffer): what comes after it was written by others.
+const HELD: usize = 640 << 10;
 const BUFFER: usize = 16 << 10;
 
 /// Blocked signals that arrive as reads. Made before the container's process, so that none is missed.
@@ -81,10 +83,11 @@ pub fn wait(
     signals: &Signals,
     master: Option<OwnedFd>,
     notify: Option<Proxy>,
+    log: &Log,
 ) -> Result<u8> {
     let relay = master.map(Relay::new);
     let raw = relay.as_ref().map(|_| Raw::enter());
-    let code = serve(pid, pidfd, signals, relay.as_ref(), notify);
+    let code = serve(pid, pidfd, signals, relay.as_ref(), notify, log);
     drop(raw);
     code
 }
@@ -109,23 +112,20 @@ impl Relay {
         }
     }
 
-    /// Copies what is there now; false when the other side has hung up.
-    fn output(&self) -> bool {
+    /// Copies one buffer of what is there, and tells how much it was; `None` when the other side has hung up. The rest waits for
+    /// the next round: a program that writes without end must not keep signals and typing from it.
+    fn output(&self) -> Option<usize> {
         let mut buffer = [0u8; BUFFER];
-        loop {
-            match rustix::io::read(&self.master, &mut buffer[..]) {
-                Ok(0) => return false,
-                Ok(n) => {
-                    let mut out = std::io::stdout().lock();
-                    if out.write_all(&buffer[..n]).and_then(|()| out.flush()).is_err() {
-                        return false;
-                    }
-                }
-                Err(rustix::io::Errno::AGAIN) => return true,
-                Err(rustix::io::Errno::INTR) => {}
-                // EIO: no process has the slave open any more.
-                Err(_) => return false,
+        match rustix::io::read(&self.master, &mut buffer[..]) {
+            Ok(0) => None,
+            Ok(n) => {
+                let mut out = std::io::stdout().lock();
+                let written = out.write_all(&buffer[..n]).and_then(|()| out.flush());
+                written.is_ok().then_some(n)
             }
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Some(0),
+            // EIO: no process has the slave open any more.
+            Err(_) => None,
         }
     }
 
@@ -164,6 +164,7 @@ fn serve(
     signals: &Signals,
     relay: Option<&Relay>,
     mut notify: Option<Proxy>,
+    log: &Log,
 ) -> Result<u8> {
     let mut reading = relay.is_some();
     let mut writing = relay.is_some();
@@ -204,17 +205,22 @@ fn serve(
         }
         if let Some(relay) = relay {
             if output {
-                writing = relay.output();
+                writing = relay.output().is_some();
             }
             if input {
                 reading = relay.input();
             }
         }
-        if let Some(proxy) = notify.as_ref().filter(|_| told)
-            // Whoever watches us watches the container, too.
-            && proxy.pass_on(std::process::id())?
-        {
-            notify = None;
+        if let Some(proxy) = notify.as_ref().filter(|_| told) {
+            // Whoever watches us watches the container, too. One whose socket has gone is no reason to leave it alone.
+            match proxy.pass_on(std::process::id()) {
+                Ok(false) => {}
+                Ok(true) => notify = None,
+                Err(e) => {
+                    log.warn(&e.to_string());
+                    notify = None;
+                }
+            }
         }
         if ended {
             if let (Some(relay), true) = (relay, writing) {
@@ -225,13 +231,21 @@ fn serve(
     }
 }
 
-/// What the program wrote before it ended may still be in the terminal.
+/// What the program wrote before it ended may still be in the terminal. Others that have it open may go on writing for ever:
+/// both the time that is waited for them and what is copied are limited. How long our own output takes is not.
 fn drain(relay: &Relay) {
     let mut fds = [PollFd::new(relay.master.as_fd(), PollFlags::POLLIN)];
-    let limit = PollTimeout::try_from(DRAIN).unwrap_or(PollTimeout::ZERO);
-    while relay.output() {
+    let (mut patience, mut left) = (DRAIN, HELD);
+    while left > 0 && !patience.is_zero() {
+        let limit = PollTimeout::try_from(patience).unwrap_or(PollTimeout::ZERO);
+        let began = Instant::now();
         if !matches!(poll(&mut fds, limit), Ok(n) if n > 0) {
             return;
+        }
+        patience = patience.saturating_sub(began.elapsed());
+        match relay.output() {
+            Some(n) => left = left.saturating_sub(n),
+            None => return,
         }
     }
 }
@@ -246,24 +260,29 @@ fn pass_on(signals: &Signals, pidfd: &OwnedFd, relay: Option<&Relay>) -> Result<
             (Ok(Signal::SIGCHLD | Signal::SIGPIPE | Signal::SIGURG), _) => {}
             (Ok(Signal::SIGWINCH), Some(relay)) => relay.resize(),
             _ => {
-                if let Some(signal) = rustix::process::Signal::from_named_raw(number) {
-                    let _ = pidfd_send_signal(pidfd, signal);
-                }
+                let _ = kelson_sys::pidfd::send_signal(pidfd, number);
             }
         }
     }
     Ok(())
 }
 
+/// Not nix's `waitpid`: it knows no realtime signals, and reports one that ended the program as an error.
 fn status(pid: Pid) -> Result<u8> {
+    let doing = || "wait for the container";
+    let pid = rustix::process::Pid::from_raw(pid.as_raw())
+        .ok_or_else(|| Error::new(Kind::Internal, "wait for no process"))?;
     loop {
-        match waitpid(pid, None) {
-            Ok(WaitStatus::Exited(_, code)) => return Ok(u8::try_from(code & 0xff).unwrap_or(255)),
-            Ok(WaitStatus::Signaled(_, signal, _)) => {
-                return Ok(u8::try_from(128 + signal as i32).unwrap_or(255));
-            }
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(e) => return Err(e).doing(|| "wait for the container"),
+        let status = match waitpid(Some(pid), WaitOptions::empty()) {
+            Err(rustix::io::Errno::INTR) => continue,
+            other => other.doing(doing)?,
+        };
+        let Some((_, status)) = status else { continue };
+        if let Some(code) = status.exit_status() {
+            return Ok(u8::try_from(code).unwrap_or(255));
+        }
+        if let Some(signal) = status.terminating_signal() {
+            return Ok(u8::try_from(128 + signal).unwrap_or(255));
         }
     }
 }

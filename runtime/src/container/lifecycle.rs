@@ -14,7 +14,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use oci_spec::runtime::LinuxNamespaceType as Ns;
 use rustix::fs::{Mode, OFlags};
-use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
+use rustix::process::{PidfdFlags, pidfd_open};
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -484,11 +484,9 @@ fn send(pidfd: &OwnedFd, signal: i32) -> Result<()> {
     if signal == 0 {
         return Ok(());
     }
-    let signal = rustix::process::Signal::from_named_raw(signal)
-        .ok_or_else(|| Error::new(Kind::Invalid, format!("unknown signal {signal}")))?;
-    match pidfd_send_signal(pidfd, signal) {
-        Err(rustix::io::Errno::SRCH) => Ok(()),
-        other => other.doing(|| "signal the container"),
+    match kelson_sys::pidfd::send_signal(pidfd, signal) {
+        Err(e) if e.raw_os_error() == Some(nix::libc::ESRCH) => Ok(()),
+        other => other.doing(|| format!("send signal {signal} to the container")),
     }
 }
 

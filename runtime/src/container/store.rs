@@ -93,6 +93,7 @@ impl Store {
                     return Err(entry.taken());
                 }
                 let _ = fs::remove_file(entry.fifo());
+                entry.remove_rest()?;
             }
             other => {
                 other.doing(|| format!("make state directory {}", entry.dir.display()))?;
@@ -250,11 +251,10 @@ impl Entry {
         // Never its contents: should anything be mounted there, it is the container's root.
         match fs::remove_dir(self.dir.join(CRIU_ROOT)) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                return Err(e).doing(|| format!("remove {}", self.dir.join(CRIU_ROOT).display()));
+                Err(e).doing(|| format!("remove {}", self.dir.join(CRIU_ROOT).display()))
             }
-            _ => {}
+            _ => Ok(()),
         }
-        fs::remove_dir(&self.dir).doing(|| format!("remove {}", self.dir.display()))
     }
 
     /// Makes an empty directory on which criu's view of the root filesystem is mounted.
@@ -392,7 +392,10 @@ impl Entry {
         };
         match removed {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => self.remove_rest(),
+            Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => {
+                self.remove_rest()?;
+                fs::remove_dir(&self.dir).doing(|| format!("remove {}", self.dir.display()))
+            }
             other => other.doing(|| format!("remove {}", self.dir.display())),
         }
     }

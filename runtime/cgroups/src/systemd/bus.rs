@@ -3,10 +3,13 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::net::{SocketAddr, UnixStream};
 use std::time::{Duration, Instant};
+
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 
 use super::marshal::{self, Call, Incoming, Value};
 use crate::error::{Error, Kind, Result};
@@ -98,8 +101,7 @@ impl Connection {
     fn connect(address: &str, bus: bool) -> io::Result<Self> {
         let address = parse_address(address)
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "not a unix: address"))??;
-        let stream = UnixStream::connect_addr(&address)?;
-        stream.set_write_timeout(Some(ANSWER))?;
+        let stream = open(&address, ANSWER)?;
         let mut input = Input {
             stream,
             pending: Vec::new(),
@@ -303,6 +305,25 @@ impl Input {
     }
 }
 
+/// Connects. The limit of writing holds for connecting, too (socket(7), `SO_SNDTIMEO`), where the server's queue is full.
+fn open(address: &SocketAddr, patience: Duration) -> io::Result<UnixStream> {
+    let to = match (address.as_pathname(), address.as_abstract_name()) {
+        (Some(path), _) => UnixAddr::new(path)?,
+        (None, Some(name)) => UnixAddr::new_abstract(name)?,
+        (None, None) => return Err(io::ErrorKind::InvalidInput.into()),
+    };
+    let fd = socket(
+        AddressFamily::Unix,
+        SockType::Stream,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )?;
+    let stream = UnixStream::from(fd);
+    stream.set_write_timeout(Some(patience))?;
+    connect(stream.as_raw_fd(), &to)?;
+    Ok(stream)
+}
+
 /// SASL EXTERNAL without an identity: the server takes that of the socket's other end, which is right in a user
 /// namespace, too, where our own idea of our uid is another.
 fn authenticate(input: &mut Input, until: Instant) -> io::Result<()> {
@@ -447,6 +468,28 @@ mod tests {
             error.kind(),
             io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock
         ));
+    }
+
+    #[test]
+    fn a_full_queue_is_given_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let address = SocketAddr::from_pathname(dir.path().join("s")).unwrap();
+        let to = UnixAddr::new(address.as_pathname().unwrap()).unwrap();
+        let listener = socket(
+            AddressFamily::Unix,
+            SockType::Stream,
+            SockFlag::SOCK_CLOEXEC,
+            None,
+        )
+        .unwrap();
+        nix::sys::socket::bind(listener.as_raw_fd(), &to).unwrap();
+        nix::sys::socket::listen(&listener, nix::sys::socket::Backlog::new(0).unwrap()).unwrap();
+        let patience = Duration::from_millis(20);
+        let _waits = open(&address, patience).unwrap();
+        assert_eq!(
+            open(&address, patience).unwrap_err().kind(),
+            io::ErrorKind::WouldBlock
+        );
     }
 
     /// A systemd that accepts, tells of another job and of ours, and answers.
