@@ -498,6 +498,7 @@ fn mounts_come_and_go_while_a_container_runs() {
     let list = json!([
         {"destination": "/hot/data", "type": "bind", "source": "data", "options": ["bind", "ro"]},
         {"destination": "/out/hot/tmp", "type": "tmpfs", "source": "tmpfs", "options": ["size=64k"]},
+        {"destination": "/hot/ro", "type": "tmpfs", "source": "tmpfs", "options": ["ro"]},
         {"destination": "/hot/one", "source": "data/file", "options": ["bind"]}
     ]);
     let file = b.path("mounts.json");
@@ -510,10 +511,11 @@ fn mounts_come_and_go_while_a_container_runs() {
     let out = b.exec(&[
         "sh",
         "-c",
-        "cat /hot/data/file /hot/one; touch /hot/tmp/x && echo; touch /hot/data/x",
+        "cat /hot/data/file /hot/one; touch /hot/tmp/x && echo; touch /hot/data/x; touch /hot/ro/x",
     ]);
     assert_eq!(text(&out.stdout), "from the hostfrom the host\n");
-    assert!(text(&out.stderr).contains("Read-only"), "{}", text(&out.stderr));
+    let said = text(&out.stderr);
+    assert_eq!(said.matches("Read-only").count(), 2, "{said}");
     assert!(!Path::new("/hot").exists(), "the host has none of it");
     let shown = b.runtime(&["mounts", "list", &b.id]);
     let shown: Value = serde_json::from_slice(&shown.stdout).unwrap();
@@ -530,7 +532,7 @@ fn mounts_come_and_go_while_a_container_runs() {
     let again = b.runtime(&["mounts", "remove", &b.id, file.to_str().unwrap()]);
     assert_eq!(again.status.code(), Some(1));
     assert!(
-        text(&again.stderr).contains("mounts[2]"),
+        text(&again.stderr).contains("mounts[3]"),
         "{}",
         text(&again.stderr)
     );

@@ -156,7 +156,7 @@ pub(super) fn config_file(config: &Config) -> Option<String> {
 fn ext_mounts(config: &Config, record: &Record) -> Result<Vec<(String, String)>> {
     let externals = mounts::externals(config, &record.cgroup, &record.bundle, &record.rootfs)?;
     let own = externals.into_iter().map(|e| (e.inside.clone(), e.inside));
-    let masked = mounts::masked_files(config, record.pid);
+    let masked = mounts::masked_files(config, record.pid)?;
     Ok(own
         .chain(masked.into_iter().map(|path| (path, "/dev/null".to_owned())))
         .collect())

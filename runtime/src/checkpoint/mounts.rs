@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use kelson_cgroups::{Cgroup, Version};
 use oci_spec::runtime::{LinuxNamespaceType as Ns, Mount};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags};
 
 use crate::config::Config;
 use crate::error::{Doing, Result};
@@ -105,13 +105,28 @@ fn resolved(root: &Root, rootfs: &Path, path: &Path) -> String {
         .into_owned()
 }
 
-/// The files that are masked by the host's /dev/null, as far as the container has them.
-pub fn masked_files(config: &Config, pid: i32) -> Vec<String> {
-    let inside = |path: &str| PathBuf::from(format!("/proc/{pid}/root")).join(path.trim_start_matches('/'));
-    (config.linux.masked_paths.iter())
-        .filter(|path| std::fs::symlink_metadata(inside(path)).is_ok_and(|m| !m.is_dir()))
-        .cloned()
-        .collect()
+/// The files that are masked by the host's /dev/null, as far as the container has them. A symlink of the container's leads
+/// nowhere but into its own tree.
+///
+/// # Errors
+/// What opening the container's root reported.
+pub fn masked_files(config: &Config, pid: i32) -> Result<Vec<String>> {
+    if config.linux.masked_paths.is_empty() {
+        return Ok(Vec::new());
+    }
+    let path = format!("/proc/{pid}/root");
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let fd = rustix::fs::open(&path, flags, Mode::empty()).doing(|| format!("open {path}"))?;
+    Ok(files_in(&Root::new(fd), &config.linux.masked_paths))
+}
+
+fn files_in(root: &Root, paths: &[String]) -> Vec<String> {
+    let is_file = |path: &str| {
+        root.handle(Path::new(path))
+            .and_then(rustix::fs::fstat)
+            .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) != FileType::Directory)
+    };
+    paths.iter().filter(|path| is_file(path)).cloned().collect()
 }
 
 #[cfg(test)]
@@ -137,6 +152,22 @@ mod tests {
             .map(|e| (e.inside.as_str(), e.source.to_str().unwrap()))
             .collect();
         assert_eq!(found, [("/real/conf", "/bundle/data"), ("/none/yet", "/abs")]);
+    }
+
+    #[test]
+    fn masked_files_are_looked_for_inside() {
+        let dir = tempfile::tempdir().unwrap();
+        let outside = dir.path().join("outside");
+        std::fs::create_dir_all(&outside).unwrap();
+        std::fs::write(outside.join("file"), "").unwrap();
+        let rootfs = dir.path().join("rootfs");
+        std::fs::create_dir_all(rootfs.join("proc/dir")).unwrap();
+        std::fs::write(rootfs.join("proc/kcore"), "").unwrap();
+        std::os::unix::fs::symlink(&outside, rootfs.join("out")).unwrap();
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = Root::new(rustix::fs::open(&rootfs, flags, Mode::empty()).unwrap());
+        let paths = ["/proc/kcore", "/proc/dir", "/out/file", "/none"].map(str::to_owned);
+        assert_eq!(files_in(&root, &paths), ["/proc/kcore"]);
     }
 
     #[test]
