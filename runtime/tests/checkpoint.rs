@@ -234,7 +234,7 @@ fn a_restored_container_is_a_container() {
     let mut b = bound("sleep 100");
     let seen = b.path("hook");
     b.config["hooks"] = json!({"prestart": [
-        {"path": "/bin/sh", "args": ["sh", "-c", format!("cat > {}", seen.display())]}]});
+        {"path": "/bin/sh", "args": ["sh", "-c", format!("cat > {0}; readlink /proc/self/ns/mnt > {0}-ns", seen.display())]}]});
     let Some(f) = Fake::new(b) else { return };
     let b = &f.bundle;
     b.up();
@@ -266,6 +266,15 @@ fn a_restored_container_is_a_container() {
     assert_eq!(
         (&state["pid"], &state["status"]),
         (&json!(pid), &json!("created"))
+    );
+
+    // Of the first creation's hook, too: both run where this process is.
+    let own = fs::read_link("/proc/self/ns/mnt").unwrap();
+    let hooks = fs::read_to_string(b.path("hook-ns")).unwrap();
+    assert_eq!(
+        hooks.trim(),
+        own.to_str().unwrap(),
+        "a hook's mounts are the host's"
     );
 
     assert_eq!(f.asked(2, 27), ["pipe:[77] 1"], "its stream is the caller's");

@@ -1,13 +1,14 @@
 //! `restore`.
 
 use std::fs::{self, File};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::unistd::{chroot, fchdir};
 use oci_spec::runtime::{LinuxNamespaceType as Ns, Mount};
 use rustix::fs::{Mode, OFlags};
-use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_bind_recursive, mount_change, unmount};
+use rustix::mount::{MountPropagationFlags, mount_bind_recursive, mount_change};
 use rustix::process::{PidfdFlags, pidfd_open};
 
 use super::criu::{self, Criu};
@@ -64,11 +65,13 @@ pub fn restore(
     let mut ready = lifecycle::begin(store, plan, create)?;
     make_mount_points(plan)?;
     // Declared after what it lies in: it goes first.
-    let root = OwnRoot::make(&ready, plan)?;
+    let root = OwnRoot {
+        dir: ready.make_criu_root()?,
+    };
     opts.root = Some(root.dir.to_string_lossy().into_owned());
     opts.ext_mnt = ext_mounts(plan, &ready)?;
     let inherit: Vec<_> = namespaces.iter().map(AsFd::as_fd).collect();
-    let criu = Criu::start(&inherit)?;
+    let criu = start(&plan.rootfs, &root.dir, &inherit)?;
     place(&criu, &ready, &mut opts)?;
     let notified = |response: &Response, fd: Option<OwnedFd>| {
         log.debug(|| format!("criu: {} {}", response.script, response.pid));
@@ -183,35 +186,65 @@ fn on_another(mount: &Mount, all: &[Mount]) -> bool {
         .any(|other| other != place && other != Path::new("/") && place.starts_with(other))
 }
 
-/// criu wants a root that is a mount, below one that is not covered. It is made in a mount namespace of this runtime's
-/// own: whatever happens, the host's has none of it.
+/// An empty directory in the container's state, on which only criu sees something.
 struct OwnRoot {
     dir: PathBuf,
 }
 
-impl OwnRoot {
-    fn make(ready: &Ready, plan: &Plan) -> Result<Self> {
-        unshare(CloneFlags::CLONE_NEWNS).doing(|| "make a mount namespace for criu")?;
-        mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
-            .doing(|| "make mounts private")?;
-        let dir = ready.make_criu_root()?;
-        let root = Self { dir };
-        mount_bind_recursive(&plan.rootfs, &root.dir).doing(|| {
-            format!(
-                "root.path: bind {} on {}",
-                plan.rootfs.display(),
-                root.dir.display()
-            )
-        })?;
-        Ok(root)
+impl Drop for OwnRoot {
+    fn drop(&mut self) {
+        // What criu had mounted went with its mount namespace; `delete` removes an empty directory, too.
+        let _ = fs::remove_dir(&self.dir);
     }
 }
 
-impl Drop for OwnRoot {
-    fn drop(&mut self) {
-        // Nothing is lost: what was restored has a mount of its own, and `delete` removes an empty directory, too.
-        let _ = unmount(&self.dir, UnmountFlags::DETACH);
-        let _ = fs::remove_dir(&self.dir);
+/// criu wants a root that is a mount, below one that is not covered. It is made in a mount namespace of criu's own:
+/// whatever happens, the host's has none of it. This runtime is there only to make it, and to start criu: its hooks are the
+/// host's, and it may live as long as the container.
+fn start(rootfs: &Path, dir: &Path, inherit: &[BorrowedFd<'_>]) -> Result<Criu> {
+    let here = Here::keep()?;
+    unshare(CloneFlags::CLONE_NEWNS).doing(|| "make a mount namespace for criu")?;
+    let criu = own_root(rootfs, dir).and_then(|()| Criu::start(inherit));
+    here.go_back()?;
+    criu
+}
+
+fn own_root(rootfs: &Path, dir: &Path) -> Result<()> {
+    // What the host unmounts must go here, too, or it would stay busy.
+    mount_change(
+        "/",
+        MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC,
+    )
+    .doing(|| "make mounts slaves of the host's")?;
+    mount_bind_recursive(rootfs, dir)
+        .doing(|| format!("root.path: bind {} on {}", rootfs.display(), dir.display()))?;
+    mount_change(dir, MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+        .doing(|| format!("make {} private", dir.display()))
+}
+
+/// A mount namespace, with the directories that entering one changes.
+struct Here {
+    namespace: File,
+    root: File,
+    cwd: File,
+}
+
+impl Here {
+    fn keep() -> Result<Self> {
+        let open = |path: &str| File::open(path).doing(|| format!("open {path}"));
+        Ok(Self {
+            namespace: open("/proc/self/ns/mnt")?,
+            root: open("/")?,
+            cwd: open(".")?,
+        })
+    }
+
+    fn go_back(self) -> Result<()> {
+        let doing = || "go back to the host's mount namespace";
+        setns(&self.namespace, CloneFlags::CLONE_NEWNS).doing(doing)?;
+        fchdir(&self.root).doing(doing)?;
+        chroot(".").doing(doing)?;
+        fchdir(&self.cwd).doing(doing)
     }
 }
 
