@@ -290,7 +290,9 @@ impl Spy {
             }
         }
         // The container's root has /probe; the host's has not. One that is not there any more has nothing at all.
-        if fs::metadata(at("root/probe")).is_err() && fs::metadata(at("root/etc")).is_ok() {
+        // Nor does one tell anything that refuses the first look and, having executed since, allows the second.
+        let lacks = |path| fs::metadata(at(path)).is_err_and(|e| e.kind() == io::ErrorKind::NotFound);
+        if lacks("root/probe") && fs::metadata(at("root/etc")).is_ok() && lacks("root/probe") {
             self.found.push("the root of another file system".into());
         }
         if let Ok(program) = fs::read_link(at("exe")) {

@@ -119,7 +119,17 @@ impl Drop for Containerd {
 fn our_engine_runs_stock_runc() {
     let play = Playground::new(Client::Kelson, &[Image::Busybox]);
     let image = Image::Busybox.reference();
-    for runtime in ["runc", "crun"] {
+    let mut runtimes = vec!["runc", "crun"];
+    // Once anything on the machine has handed a controller down the v2 hierarchy beside v1, crun refuses to run.
+    let handed = std::fs::read_to_string("/sys/fs/cgroup/unified/cgroup.controllers");
+    if let Some(handed) = handed.ok().filter(|list| !list.trim().is_empty()) {
+        eprintln!(
+            "crun is left out: beside v1, the v2 hierarchy has {}",
+            handed.trim()
+        );
+        runtimes.pop();
+    }
+    for runtime in runtimes {
         let hello = play.run(&["run", "--rm", "--runtime", runtime, image, "echo", "hello"]);
         assert_eq!(hello.ok(), "hello", "{runtime}");
         play.run(&["run", "--rm", "--runtime", runtime, image, "sh", "-c", "exit 4"])

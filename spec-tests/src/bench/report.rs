@@ -179,7 +179,10 @@ mod tests {
             text.contains("| ours / theirs | 0.25 | 0.25 | 0.25 | 0.25 |"),
             "{text}"
         );
-        assert!(text.ends_with("- crun is missing: no such file\n"), "{text}");
+        assert!(
+            text.trim_end().ends_with("- crun is missing: no such file"),
+            "{text}"
+        );
     }
 
     #[test]

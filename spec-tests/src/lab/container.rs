@@ -64,7 +64,7 @@ impl<'a> Container<'a> {
             .stdout(File::create(container.file("out"))?)
             .stderr(File::create(container.file("err"))?);
         let line = process::line_of(&command);
-        let mut child = command.spawn().with_context(|| format!("start {line}"))?;
+        let mut child = process::start(&mut command, &line)?;
         let status = process::finish(&mut child, &line, CALL_LIMIT)?;
         ensure!(
             status.success(),

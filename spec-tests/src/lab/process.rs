@@ -15,6 +15,8 @@ use nix::unistd::Pid;
 /// Read of any output; a runtime that writes more is not read further.
 const LONGEST_OUTPUT: u64 = 4 << 20;
 /// Between two looks at a child.
+/// How long a program may be busy before it cannot be started.
+const BUSY: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_micros(500);
 
 /// What a call of the runtime did.
@@ -113,11 +115,8 @@ pub fn run(command: &mut Command, directory: &Path, limit: Duration) -> Result<R
         tempfile::NamedTempFile::new_in(directory)?,
         tempfile::NamedTempFile::new_in(directory)?,
     );
-    let mut child = command
-        .stdout(out.reopen()?)
-        .stderr(err.reopen()?)
-        .spawn()
-        .with_context(|| format!("start {line}"))?;
+    command.stdout(out.reopen()?).stderr(err.reopen()?);
+    let mut child = start(command, &line)?;
     let status = finish(&mut child, &line, limit)?;
     Ok(Ran {
         line,
@@ -125,6 +124,23 @@ pub fn run(command: &mut Command, directory: &Path, limit: Duration) -> Result<R
         stdout: read_bounded(out.path())?,
         stderr: read_bounded(err.path())?,
     })
+}
+
+/// Starts a command. A container that holds the runtime's file open read-only may keep asking for more: each refused open
+/// for writing makes the file busy for a moment (ETXTBSY). That is another start's delay, and not what a case looks for.
+///
+/// # Errors
+/// When it can't be started.
+pub fn start(command: &mut Command, line: &str) -> Result<Child> {
+    let until = Instant::now() + BUSY;
+    loop {
+        match command.spawn() {
+            Err(e) if e.kind() == std::io::ErrorKind::ExecutableFileBusy && Instant::now() < until => {
+                thread::sleep(PAUSE);
+            }
+            started => return started.with_context(|| format!("start {line}")),
+        }
+    }
 }
 
 /// Waits for a child that must end.
