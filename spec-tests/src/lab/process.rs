@@ -14,9 +14,9 @@ use nix::unistd::Pid;
 
 /// Read of any output; a runtime that writes more is not read further.
 const LONGEST_OUTPUT: u64 = 4 << 20;
-/// Between two looks at a child.
 /// How long a program may be busy before it cannot be started.
 const BUSY: Duration = Duration::from_secs(2);
+/// Between two looks at a child.
 const PAUSE: Duration = Duration::from_micros(500);
 
 /// What a call of the runtime did.
