@@ -191,8 +191,26 @@ pub(crate) fn pids(limit: i64) -> String {
     }
 }
 
+/// Huge page limits: the versions differ by the file's last word only.
+pub(crate) fn hugetlb(
+    resources: &LinuxResources,
+    of: (Version, &'static str),
+    word: &str,
+) -> Result<Vec<Limit>> {
+    const FIELD: &str = "linux.resources.hugepageLimits";
+    let mut out = Vec::new();
+    for huge in resources.hugepage_limits().iter().flatten() {
+        let size = page_size(huge.page_size())?;
+        let file = |infix| format!("hugetlb.{size}{infix}.{word}");
+        out.push(Limit::new(of, FIELD, file(""), huge.limit()));
+        // Reservations are counted apart since Linux 5.7; an older kernel lacks the file.
+        out.push(Limit::new(of, FIELD, file(".rsvd"), huge.limit()).or_skip());
+    }
+    Ok(out)
+}
+
 /// `hugepageLimits[].pageSize` is part of a file's name.
-pub(crate) fn page_size(text: &str) -> Result<&str> {
+fn page_size(text: &str) -> Result<&str> {
     let number = ["KB", "MB", "GB"].iter().find_map(|unit| text.strip_suffix(unit));
     match number {
         Some(n) if n.starts_with(|c: char| c != '0') && n.bytes().all(|b| b.is_ascii_digit()) => Ok(text),

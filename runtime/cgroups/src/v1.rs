@@ -66,37 +66,21 @@ pub(crate) fn limits(resources: &LinuxResources, now: Now) -> Result<Vec<Limit>>
         out.extend(block_io::v1(io));
     }
     network(&mut out, resources);
-    for (device, value) in rdma(resources) {
-        out.push(Limit::new(
-            of("rdma"),
-            "linux.resources.rdma",
-            "rdma.max",
-            format!("{device} {value}"),
-        ));
-    }
+    out.extend(rdma(resources, of("rdma")));
     Ok(out)
 }
 
 /// Apart, as hybrid machines may have this controller on v2.
 pub(crate) fn hugetlb(resources: &LinuxResources) -> Result<Vec<Limit>> {
-    const FIELD: &str = "linux.resources.hugepageLimits";
-    let mut out = Vec::new();
-    for huge in resources.hugepage_limits().iter().flatten() {
-        let size = limits::page_size(huge.page_size())?;
-        let file = |infix| format!("hugetlb.{size}{infix}.limit_in_bytes");
-        out.push(Limit::new(of("hugetlb"), FIELD, file(""), huge.limit()));
-        // Reservations are counted apart since Linux 5.7; an older kernel lacks the file.
-        out.push(Limit::new(of("hugetlb"), FIELD, file(".rsvd"), huge.limit()).or_skip());
-    }
-    Ok(out)
+    limits::hugetlb(resources, of("hugetlb"), "limit_in_bytes")
 }
 
 fn of(controller: &'static str) -> (Version, &'static str) {
     (Version::V1, controller)
 }
 
-/// The rdma controller reads the same line on both versions.
-pub(crate) fn rdma(resources: &LinuxResources) -> Vec<(&str, String)> {
+/// The rdma controller reads the same lines on both versions.
+pub(crate) fn rdma(resources: &LinuxResources, of: (Version, &'static str)) -> Vec<Limit> {
     let mut lines: Vec<(&str, String)> = resources
         .rdma()
         .iter()
@@ -114,7 +98,11 @@ pub(crate) fn rdma(resources: &LinuxResources) -> Vec<(&str, String)> {
         .filter(|(_, value)| !value.is_empty())
         .collect();
     lines.sort_unstable();
-    lines
+    let limit = |(device, value)| {
+        let line = format!("{device} {value}");
+        Limit::new(of, "linux.resources.rdma", "rdma.max", line)
+    };
+    lines.into_iter().map(limit).collect()
 }
 
 fn memory(out: &mut Vec<Limit>, memory: &LinuxMemory, now: Now) -> Result<()> {
@@ -428,12 +416,10 @@ mod tests {
     fn rdma_lines_leave_out_what_is_not_asked() {
         let text = r#"{"rdma":{"mlx5_1":{"hcaHandles":3},"a":{"hcaHandles":1,"hcaObjects":2},"b":{}}}"#;
         let r: LinuxResources = serde_json::from_str(text).unwrap();
+        let line = |text: &str| Limit::new(of("rdma"), "linux.resources.rdma", "rdma.max", text.to_owned());
         assert_eq!(
-            rdma(&r),
-            [
-                ("a", "hca_handle=1 hca_object=2".to_owned()),
-                ("mlx5_1", "hca_handle=3".to_owned())
-            ]
+            rdma(&r, of("rdma")),
+            ["a hca_handle=1 hca_object=2", "mlx5_1 hca_handle=3"].map(line)
         );
     }
 }

@@ -73,29 +73,13 @@ pub(crate) fn limits(resources: &LinuxResources, now: &Now) -> Result<Vec<Limit>
         cpu(&mut out, c, now)?;
     }
     out.extend(hugetlb(resources)?);
-    for (device, value) in v1::rdma(resources) {
-        out.push(Limit::new(
-            of("rdma"),
-            "linux.resources.rdma",
-            "rdma.max",
-            format!("{device} {value}"),
-        ));
-    }
+    out.extend(v1::rdma(resources, of("rdma")));
     unified(&mut out, resources)?;
     Ok(out)
 }
 
 pub(crate) fn hugetlb(resources: &LinuxResources) -> Result<Vec<Limit>> {
-    const FIELD: &str = "linux.resources.hugepageLimits";
-    let mut out = Vec::new();
-    for huge in resources.hugepage_limits().iter().flatten() {
-        let size = limits::page_size(huge.page_size())?;
-        let file = |infix| format!("hugetlb.{size}{infix}.max");
-        out.push(Limit::new(of("hugetlb"), FIELD, file(""), huge.limit()));
-        // Reservations are counted apart since Linux 5.7; an older kernel lacks the file.
-        out.push(Limit::new(of("hugetlb"), FIELD, file(".rsvd"), huge.limit()).or_skip());
-    }
-    Ok(out)
+    limits::hugetlb(resources, of("hugetlb"), "max")
 }
 
 /// Parameters by their files' names. Each line is written by itself, as files by device take one at a time.
