@@ -5,7 +5,7 @@ mod common;
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use common::{Bundle, can_run, text};
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
@@ -14,22 +14,6 @@ use serde_json::json;
 fn without_dev(b: &mut Bundle) {
     let mounts = b.config["mounts"].as_array_mut().unwrap();
     mounts.retain(|m| !m["destination"].as_str().unwrap().starts_with("/dev"));
-}
-
-fn user_namespace(b: &mut Bundle) {
-    b.config["linux"]["namespaces"]
-        .as_array_mut()
-        .unwrap()
-        .push(json!({"type": "user"}));
-    let map = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
-    b.config["linux"]["uidMappings"] = map.clone();
-    b.config["linux"]["gidMappings"] = map;
-    let done = Command::new("chown")
-        .args(["-R", "100000:100000"])
-        .arg(b.rootfs())
-        .status()
-        .unwrap();
-    assert!(done.success());
 }
 
 #[test]
@@ -96,7 +80,7 @@ fn a_user_namespace_gets_the_hosts_nodes_bound() {
     let mut b = Bundle::new(
         "for d in null zero full random urandom tty; do stat -c %t:%T /dev/$d; done; echo x > /dev/null && echo y",
     );
-    user_namespace(&mut b);
+    b.in_user_namespace();
     b.config["linux"]["devices"] = json!([{"path": "/dev/full", "type": "c", "major": 1, "minor": 7}]);
     assert_eq!(b.output(), "1:3\n1:5\n1:7\n1:8\n1:9\n5:0\ny\n");
     // Another node than the one asked for is not shown, nor what is no node.

@@ -4,7 +4,7 @@
 mod common;
 
 use std::fs;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use common::{Bundle, can_run, eventually, text};
 use serde_json::{Value, json};
@@ -73,25 +73,6 @@ fn namespaces_are_new_and_named_ones_are_joined() {
     assert_eq!(b.leftovers(), Vec::<String>::new());
 }
 
-fn with_user_namespace(b: &mut Bundle) {
-    b.config["linux"]["namespaces"]
-        .as_array_mut()
-        .unwrap()
-        .push(json!({"type": "user"}));
-    let map = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
-    b.config["linux"]["uidMappings"] = map.clone();
-    b.config["linux"]["gidMappings"] = map;
-}
-
-fn chown_tree(path: &std::path::Path) {
-    let out = Command::new("chown")
-        .args(["-R", "100000:100000"])
-        .arg(path)
-        .output()
-        .unwrap();
-    assert!(out.status.success());
-}
-
 #[test]
 fn user_namespaces_map_ids() {
     if !can_run() {
@@ -100,8 +81,7 @@ fn user_namespaces_map_ids() {
     let mut b = Bundle::new(
         "id -u; cat /proc/self/uid_map; echo x > /tmp/made; echo y > /dev/null; ls /sys/fs/cgroup > /dev/null; sleep 100",
     );
-    with_user_namespace(&mut b);
-    chown_tree(&b.rootfs());
+    b.in_user_namespace();
     b.up();
     eventually("output", || {
         fs::read_to_string(b.path("out")).unwrap().contains("65536")
@@ -118,7 +98,7 @@ fn user_namespaces_map_ids() {
 
     // A second container that joins the first one's user and network namespace has both.
     let mut c = Bundle::new("readlink /proc/self/ns/user; readlink /proc/self/ns/net; id -u");
-    chown_tree(&c.rootfs());
+    c.give_root_to_mapped();
     let pid = b.pid();
     let namespaces = c.config["linux"]["namespaces"].as_array_mut().unwrap();
     namespaces.push(json!({"type": "user", "path": format!("/proc/{pid}/ns/user")}));
@@ -146,8 +126,7 @@ fn a_new_user_namespace_beside_a_joined_network() {
     let a = Bundle::new("sleep 100");
     a.up();
     let mut b = Bundle::new("readlink /proc/self/ns/net; id -u");
-    with_user_namespace(&mut b);
-    chown_tree(&b.rootfs());
+    b.in_user_namespace();
     // sysfs belongs to the network namespace's owner, which is the host here.
     b.config["mounts"]
         .as_array_mut()

@@ -45,22 +45,6 @@ impl Drop for HostMount {
     }
 }
 
-fn user_namespace(b: &mut Bundle) {
-    b.config["linux"]["namespaces"]
-        .as_array_mut()
-        .unwrap()
-        .push(json!({"type": "user"}));
-    let map = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
-    b.config["linux"]["uidMappings"] = map.clone();
-    b.config["linux"]["gidMappings"] = map;
-    let done = Command::new("chown")
-        .args(["-R", "100000:100000"])
-        .arg(b.rootfs())
-        .status()
-        .unwrap();
-    assert!(done.success());
-}
-
 #[test]
 fn options_of_new_filesystems() {
     if !can_run() {
@@ -175,7 +159,7 @@ fn a_user_namespace_keeps_what_is_locked() {
         return;
     }
     let mut b = Bundle::new("cat /proc/self/mountinfo");
-    user_namespace(&mut b);
+    b.in_user_namespace();
     let host = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOATIME;
     let source = HostMount::new(b.path("source"), host);
     let cases = ["bind,ro", "bind,exec", "bind,noatime,noexec"];
@@ -378,7 +362,7 @@ fn mapped_ids_in_a_user_namespace() {
     let locked = HostMount::new(b.path("locked"), MsFlags::MS_RDONLY);
     fs::write(source.0.join("file"), "x").unwrap();
     chown(source.0.join("file"), Some(33), Some(34)).unwrap();
-    user_namespace(&mut b);
+    b.in_user_namespace();
     add(
         &mut b,
         &[
@@ -400,7 +384,7 @@ fn mapped_ids_in_a_user_namespace() {
 
     // A namespace that exists already gives its mapping, too.
     let mut first = Bundle::new("sleep 100");
-    user_namespace(&mut first);
+    first.in_user_namespace();
     first.up();
     let mut b = Bundle::new("stat -c '%u:%g' /mnt/it/file");
     let done = Command::new("chown")
@@ -469,7 +453,7 @@ fn sources_that_only_the_runtime_can_reach() {
     fs::write(closed.join("file"), "file\n").unwrap();
     fs::write(closed.join("tree/inside"), "inside\n").unwrap();
     fs::set_permissions(&closed, PermissionsExt::from_mode(0o700)).unwrap();
-    user_namespace(&mut b);
+    b.in_user_namespace();
     add(
         &mut b,
         &[
@@ -566,7 +550,7 @@ fn cgroup_mounts_show_the_container_and_obey_ro() {
             let mut b = Bundle::new(script);
             symlink("busybox", b.rootfs().join("bin/rmdir")).unwrap();
             if users {
-                user_namespace(&mut b);
+                b.in_user_namespace();
             }
             let mounts = b.config["mounts"].as_array_mut().unwrap();
             mounts.iter_mut().find(|m| m["type"] == "cgroup").unwrap()["options"] = json!(options);

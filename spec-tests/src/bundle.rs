@@ -25,8 +25,8 @@ const READ_ONLY: [&str; 5] = [
     "/proc/sys",
     "/proc/sysrq-trigger",
 ];
-/// What docker leaves to a container.
-const CAPABILITIES: [&str; 14] = [
+/// What docker leaves to a container by default.
+pub const CAPABILITIES: [&str; 14] = [
     "CAP_AUDIT_WRITE",
     "CAP_CHOWN",
     "CAP_DAC_OVERRIDE",

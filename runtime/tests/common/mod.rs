@@ -95,6 +95,25 @@ impl Bundle {
         bundle
     }
 
+    /// Gives the container a user namespace of 65,536 ids from 100,000, and the root filesystem to its root.
+    pub fn in_user_namespace(&mut self) {
+        self.config["linux"]["namespaces"]
+            .as_array_mut()
+            .unwrap()
+            .push(json!({"type": "user"}));
+        let map = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
+        self.config["linux"]["uidMappings"] = map.clone();
+        self.config["linux"]["gidMappings"] = map;
+        self.give_root_to_mapped();
+    }
+
+    /// Gives the root filesystem to what root of that user namespace is outside.
+    pub fn give_root_to_mapped(&self) {
+        let owner = ["-R", "100000:100000"];
+        let done = Command::new("chown").args(owner).arg(self.rootfs()).status();
+        assert!(done.unwrap().success());
+    }
+
     pub fn rootfs(&self) -> PathBuf {
         self.dir.path().join("rootfs")
     }
