@@ -111,7 +111,7 @@ fn limit_of(pid: &str) -> String {
 
 /// What is there, without an engine's files, which are not for us to judge.
 fn look(play: &Playground) -> Inventory {
-    Inventory::take(&play.enclosure, &[])
+    Inventory::take(&play.enclosure, play.scratch(), &[])
 }
 
 #[track_caller]

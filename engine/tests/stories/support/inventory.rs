@@ -18,11 +18,12 @@ pub struct Inventory(BTreeSet<String>);
 
 impl Inventory {
     /// Everything inside the enclosure that a container could have left, and the files below `roots`.
-    pub fn take(enclosure: &Enclosure, roots: &[&Path]) -> Self {
+    /// `scratch` is the story's own directory.
+    pub fn take(enclosure: &Enclosure, scratch: &Path, roots: &[&Path]) -> Self {
         let mut found = BTreeSet::new();
         let processes = enclosure.processes().unwrap();
         for pid in processes.iter().copied().chain([nix::unistd::getpid()]) {
-            mounts(pid, &mut found);
+            mounts(pid, scratch, &mut found);
             network_namespaces(pid, &mut found);
         }
         for line in processes.iter().filter_map(|pid| process(*pid)) {
@@ -53,7 +54,12 @@ impl Inventory {
 }
 
 /// Mount points of a process' namespace; which process is not said, since most share one.
-fn mounts(pid: Pid, found: &mut BTreeSet<String>) {
+///
+/// The enclosure's namespace began as a copy of the machine's, so it may hold mounts of tests that run beside
+/// this one, in temporary directories of theirs. Those are not this story's, and vanish when such a directory is
+/// removed (rmdir(2): since Linux 3.18 a mount in another namespace is detached instead of EBUSY).
+fn mounts(pid: Pid, scratch: &Path, found: &mut BTreeSet<String>) {
+    let shared = std::env::temp_dir();
     // A test's namespace is its thread's.
     let own = pid == nix::unistd::getpid();
     let file = if own {
@@ -66,6 +72,9 @@ fn mounts(pid: Pid, found: &mut BTreeSet<String>) {
             continue;
         };
         let point = front.split(' ').nth(4).unwrap_or_default();
+        if Path::new(point).starts_with(&shared) && !Path::new(point).starts_with(scratch) {
+            continue;
+        }
         let kind = back.split(' ').next().unwrap_or_default();
         found.insert(format!("mount {kind} {point}"));
     }

@@ -145,7 +145,7 @@ impl Playground {
             // Its files are not for us to judge.
             Engine::Dockerd => &[],
         };
-        Inventory::take(&self.enclosure, roots)
+        Inventory::take(&self.enclosure, self.scratch(), roots)
     }
 
     /// Runs a container once, so that what is made at the first use (bridge, tables, the layers of `image`)
