@@ -5,6 +5,7 @@ mod common;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -364,6 +365,54 @@ fn a_pids_limit_of_zero_is_one() {
     assert!(out.status.success(), "{}", text(&out.stderr));
     assert_eq!(pids(&bundle), "1");
     assert!(bundle.start().status.success());
+}
+
+#[test]
+fn pids_without_a_limit_have_none() {
+    if !can_run() {
+        return;
+    }
+    let mut bundle = Bundle::new("true");
+    bundle.config["linux"]["resources"]["pids"] = json!({});
+    let out = bundle.create(&[]);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    assert_eq!(pids(&bundle), "max");
+}
+
+#[test]
+fn root_of_a_user_namespace_owns_a_writable_v2_cgroup() {
+    if !can_run() {
+        return;
+    }
+    if !unified() {
+        return skip("cgroup v1 has no safe delegation");
+    }
+    for (options, namespace, owner) in [
+        (&["nosuid", "nodev"][..], true, 100_000),
+        (&["ro"], true, 0),
+        (&["nosuid"], false, 0),
+    ] {
+        let mut bundle = Bundle::new("sleep 100");
+        let map = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
+        bundle.config["linux"]["uidMappings"] = map.clone();
+        bundle.config["linux"]["gidMappings"] = map;
+        let namespaces = bundle.config["linux"]["namespaces"].as_array_mut().unwrap();
+        namespaces.push(json!({"type": "user"}));
+        namespaces.retain(|n| namespace || n["type"] != "cgroup");
+        let mounts = bundle.config["mounts"].as_array_mut().unwrap();
+        mounts.retain(|m| m["type"] != "cgroup");
+        mounts.push(json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": options}));
+        let out = bundle.create(&[]);
+        assert!(out.status.success(), "{}", text(&out.stderr));
+        let dir = bundle.container_cgroup().dirs()[0].path.clone();
+        let uid = |file: &str| fs::metadata(dir.join(file)).unwrap().uid();
+        for file in ["", "cgroup.procs", "cgroup.threads", "cgroup.subtree_control"] {
+            assert_eq!(uid(file), owner, "{file} with {options:?}");
+        }
+        for file in ["cgroup.freeze", "memory.max"] {
+            assert_eq!(uid(file), 0, "{file}");
+        }
+    }
 }
 
 #[test]

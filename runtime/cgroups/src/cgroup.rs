@@ -196,6 +196,18 @@ impl Cgroup {
         }
     }
 
+    /// Gives the container's own v2 directory to a user, with the files in it that are for whoever a cgroup is delegated
+    /// to: config-linux.md, "Cgroup ownership". v1 has no safe delegation, and is left as it is.
+    ///
+    /// # Errors
+    /// What changing the owner reported.
+    pub fn give_to(&self, uid: u32) -> Result<()> {
+        match self.v2() {
+            Some(dir) if self.is_unified() => v2::give_to(&dir.path, uid),
+            _ => Ok(()),
+        }
+    }
+
     /// Changes limits of a container that is there; what `resources` do not name stays as it is, and so does the
     /// list of devices (as with runc: access that a process has is never closed).
     ///

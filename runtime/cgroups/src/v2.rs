@@ -1,6 +1,7 @@
 //! Limits as cgroup v2's files take them, and the device filter.
 
 use std::fs::File;
+use std::io;
 use std::path::Path;
 
 use oci_spec::runtime::{LinuxCpu, LinuxMemory, LinuxResources};
@@ -12,6 +13,9 @@ use crate::files;
 use crate::host::Version;
 use crate::limits::{self, Limit};
 use crate::v1;
+
+/// Which files of a cgroup are for whoever it is delegated to: cgroups(7).
+const DELEGATE: &str = "/sys/kernel/cgroup/delegate";
 
 /// What is in force already, as far as a conversion depends on it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -148,6 +152,25 @@ pub(crate) fn delegate(dir: &Path) -> Result<()> {
         let _ = files::try_write(dir, "cgroup.subtree_control", one);
     }
     Ok(())
+}
+
+/// Makes a user the owner of a cgroup and of its files that delegation is about.
+pub(crate) fn give_to(dir: &Path, uid: u32) -> Result<()> {
+    let own = |path: &Path| match std::os::unix::fs::lchown(path, Some(uid), None) {
+        // Not every cgroup has every file that the kernel lists.
+        Err(e) if e.kind() == io::ErrorKind::NotFound && path != dir => Ok(()),
+        other => other.map_err(|e| Error::io(e, format!("give {} to user {uid}", path.display()))),
+    };
+    own(dir)?;
+    let listed = std::fs::read_to_string(DELEGATE).ok();
+    delegated(listed.as_deref()).try_for_each(|file| own(&dir.join(file)))
+}
+
+/// The files of `/sys/kernel/cgroup/delegate`; of kernels without it, those that the specification names.
+fn delegated(listed: Option<&str>) -> impl Iterator<Item = &str> {
+    let text = listed.unwrap_or("cgroup.procs\ncgroup.subtree_control\ncgroup.threads\n");
+    text.lines()
+        .filter(|file| !file.is_empty() && !file.contains('/'))
 }
 
 /// Attaches the filter; on a cgroup that has filters already, in the place of the last one, so that no moment has
@@ -524,6 +547,19 @@ mod tests {
             let r = LinuxResourcesBuilder::default().unified(unified).build().unwrap();
             assert!(limits(&r, &Now::default()).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn delegated_files_are_the_kernels_or_the_specifications() {
+        let of = |text| delegated(text).collect::<Vec<_>>();
+        assert_eq!(
+            of(None),
+            ["cgroup.procs", "cgroup.subtree_control", "cgroup.threads"]
+        );
+        assert_eq!(
+            of(Some("cgroup.procs\n\n../x\nmemory.reclaim\n")),
+            ["cgroup.procs", "memory.reclaim"]
+        );
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::locate;
@@ -19,8 +20,8 @@ const MAX_SIZE: u64 = 8 << 20;
 /// `NotFound` without the file; `Invalid`, with the JSON path, line and column, when it does not fit.
 pub fn load_bundle(bundle: &Path, instead: Option<&Path>) -> Result<Config> {
     match instead {
-        Some(file) => load(file),
-        None => load(&bundle.join("config.json")),
+        Some(file) => load(file, parse_config),
+        None => load(&bundle.join("config.json"), parse_config),
     }
 }
 
@@ -29,10 +30,10 @@ pub fn load_bundle(bundle: &Path, instead: Option<&Path>) -> Result<Config> {
 /// # Errors
 /// As [`load_bundle`].
 pub fn load_process(file: &Path) -> Result<Process> {
-    load(file)
+    load(file, parse)
 }
 
-fn load<T: DeserializeOwned>(path: &Path) -> Result<T> {
+fn load<T>(path: &Path, parse: impl Fn(&str) -> std::result::Result<T, String>) -> Result<T> {
     let name = || {
         path.file_name()
             .unwrap_or_default()
@@ -65,18 +66,58 @@ fn parse<T: DeserializeOwned>(text: &str) -> std::result::Result<T, String> {
     })
 }
 
+/// `pids` without a limit has none (config-linux.md), which is 0 in the type of `oci-spec`. Only where that is found the
+/// text is looked at again.
+fn parse_config(text: &str) -> std::result::Result<Config, String> {
+    let mut config: Config = parse(text)?;
+    if let Some(resources) = &mut config.linux.resources
+        && resources.pids().is_some_and(|p| p.limit() == 0)
+        && parse::<Outline>(text)?.has_no_pids_limit()
+    {
+        resources.set_pids(None);
+    }
+    Ok(config)
+}
+
+/// `linux.resources.pids.limit` and the way to it.
+#[derive(Deserialize)]
+struct Outline {
+    linux: OutlineLinux,
+}
+
+#[derive(Deserialize)]
+struct OutlineLinux {
+    resources: OutlineResources,
+}
+
+#[derive(Deserialize)]
+struct OutlineResources {
+    pids: OutlinePids,
+}
+
+#[derive(Deserialize)]
+struct OutlinePids {
+    limit: Option<i64>,
+}
+
+impl Outline {
+    fn has_no_pids_limit(&self) -> bool {
+        self.linux.resources.pids.limit.is_none()
+    }
+}
+
 /// Parses the text of a `config.json`.
 ///
 /// # Errors
 /// `Invalid` names the field.
 pub fn config_of(text: &str) -> Result<Config> {
-    parse(text).map_err(|why| Error::new(Kind::Invalid, format!("config.json: {why}")))
+    parse_config(text).map_err(|why| Error::new(Kind::Invalid, format!("config.json: {why}")))
 }
 
 /// Parses arbitrary bytes as `config.json`, for fuzzing: any input may fail, none may panic.
 pub fn fuzz(bytes: &[u8]) {
     if let Ok(text) = std::str::from_utf8(bytes) {
-        let _ = parse::<Config>(text).map(|c| super::validate::config(&c));
+        let _ = parse_config(text).map(|c| super::validate::config(&c));
         let _ = parse::<Process>(text);
     }
 }
@@ -97,6 +138,19 @@ mod tests {
     fn nulls_of_go_are_empty() {
         let text = r#"{"mounts": null, "linux": null, "hooks": null, "process": {"args": null, "cwd": "/"}}"#;
         assert!(parse::<Config>(text).is_ok());
+    }
+
+    #[test]
+    fn pids_without_a_limit_has_none() {
+        let limit = |pids: &str| {
+            let text = format!(r#"{{"linux": {{"resources": {{"pids": {pids}}}}}}}"#);
+            let resources = parse_config(&text).unwrap().linux.resources.unwrap();
+            resources.pids().map(|p| p.limit())
+        };
+        assert_eq!(limit("{}"), None);
+        assert_eq!(limit(r#"{"limit": 0}"#), Some(0));
+        assert_eq!(limit(r#"{"limit": -1}"#), Some(-1));
+        assert_eq!(limit(r#"{"limit": 7}"#), Some(7));
     }
 
     proptest::proptest! {

@@ -1,16 +1,18 @@
 //! A container's cgroup: which driver makes it, and what becomes of a container where the caller may make none.
 
+use std::path::Path;
 use std::time::Duration;
 
 use kelson_cgroups::{Cgroup, DeviceRules, Host, Kind as CgroupKind, Placeholder, Request};
 use nix::unistd::Uid;
+use oci_spec::runtime::{LinuxNamespaceType as Ns, Mount};
 
 use super::launch::{CgroupManager, Options, Plan};
 use super::state::Record;
 use crate::config::Config;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::fault;
-use crate::namespaces::user;
+use crate::namespaces::{Namespaces, user};
 
 /// The directories of a container; nothing is made.
 ///
@@ -61,7 +63,10 @@ pub fn make(record: &mut Record, plan: &Plan, rootless: Option<bool>) -> Result<
         return made.map(|()| None);
     }
     fault::point("create.cgroup");
-    match made.and_then(|()| limits(record, plan, denied)) {
+    let done = made
+        .and_then(|()| limits(record, plan, denied))
+        .and_then(|()| give_away(record, plan, denied));
+    match done {
         Ok(()) => Ok(holder),
         Err(e) => {
             // The first error is the one to tell.
@@ -101,6 +106,42 @@ fn directories(
     Ok(())
 }
 
+/// The user on the host who gets the container's cgroup, so that an init inside can divide it: who runs the process,
+/// where the container has a cgroup namespace and mounts cgroups to be written (config-linux.md, "Cgroup ownership").
+/// `None`: it stays with its maker.
+fn owner(config: &Config, namespaces: &Namespaces, uid: u32) -> Option<u32> {
+    let writable = |m: &Mount| {
+        m.typ().as_deref() == Some("cgroup")
+            && m.destination() == Path::new("/sys/fs/cgroup")
+            && !m.options().iter().flatten().any(|o| o == "ro")
+    };
+    if !namespaces.creates(Ns::Cgroup) || !config.mounts.iter().any(writable) {
+        return None;
+    }
+    if namespaces.has(Ns::User) {
+        return user::to_host(&config.linux.uid_mappings, uid);
+    }
+    Some(uid)
+}
+
+fn give_away(record: &Record, plan: &Plan, denied: impl Fn(&kelson_cgroups::Error) -> bool) -> Result<()> {
+    let uid = plan.process.user.uid;
+    let Some(uid) =
+        owner(&plan.config, &plan.namespaces, uid).filter(|uid| *uid != Uid::effective().as_raw())
+    else {
+        return Ok(());
+    };
+    match record.cgroup.give_to(uid) {
+        // An ordinary user has no rights over the ids that newuidmap gave.
+        Err(e) if denied(&e) => {
+            plan.log
+                .debug(|| format!("the cgroup is not given to user {uid}: {e}"));
+            Ok(())
+        }
+        other => Ok(other?),
+    }
+}
+
 fn limits(record: &Record, plan: &Plan, denied: impl Fn(&kelson_cgroups::Error) -> bool) -> Result<()> {
     let resources = plan.config.linux.resources.as_ref();
     for why in resources.map(|r| record.cgroup.ignored(r)).unwrap_or_default() {
@@ -112,4 +153,42 @@ fn limits(record: &Record, plan: &Plan, denied: impl Fn(&kelson_cgroups::Error) 
         other => other?,
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn owner_of(namespaces: &str, mount: &str, uid: u32) -> Option<u32> {
+        let config: Config = serde_json::from_str(&format!(
+            r#"{{"mounts": [{mount}], "linux": {{"namespaces": {namespaces},
+                "uidMappings": [{{"containerID": 0, "hostID": 5000, "size": 10}}]}}}}"#
+        ))
+        .unwrap();
+        let namespaces = Namespaces::decide(&config.linux.namespaces, None);
+        owner(&config, &namespaces, uid)
+    }
+
+    #[test]
+    fn a_cgroup_is_given_away_only_with_its_namespace_and_to_be_written() {
+        let mount = r#"{"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["nosuid"]}"#;
+        let both = r#"[{"type": "cgroup"}, {"type": "user"}]"#;
+        assert_eq!(owner_of(both, mount, 0), Some(5000));
+        assert_eq!(owner_of(both, mount, 3), Some(5003));
+        assert_eq!(owner_of(both, mount, 10), None);
+        assert_eq!(owner_of(r#"[{"type": "cgroup"}]"#, mount, 7), Some(7));
+        for namespaces in [
+            r#"[{"type": "user"}]"#,
+            r#"[{"type": "cgroup", "path": "/x"}, {"type": "user"}]"#,
+        ] {
+            assert_eq!(owner_of(namespaces, mount, 0), None, "{namespaces}");
+        }
+        for mount in [
+            r#"{"destination": "/sys/fs/cgroup", "type": "cgroup", "options": ["rbind", "ro"]}"#,
+            r#"{"destination": "/cgroup", "type": "cgroup"}"#,
+            r#"{"destination": "/sys/fs/cgroup", "type": "bind", "source": "/sys/fs/cgroup"}"#,
+        ] {
+            assert_eq!(owner_of(both, mount, 0), None, "{mount}");
+        }
+    }
 }

@@ -5,7 +5,7 @@
 //! others. Any doubt compiles again.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -26,17 +26,14 @@ pub(super) struct Cache {
 }
 
 impl Cache {
-    /// The directory, made if missing; `None` when it is not safe to use.
+    /// The directory, which need not be there; `None` when it is not safe to use.
     pub(super) fn open(dir: &Path) -> Option<Self> {
         let usable = |m: fs::Metadata| {
             m.is_dir() && m.uid() == nix::unistd::Uid::effective().as_raw() && m.mode() & 0o077 == 0
         };
         match fs::symlink_metadata(dir) {
             Ok(m) => usable(m).then(|| Self { dir: dir.to_owned() }),
-            Err(_) => {
-                DirBuilder::new().recursive(true).mode(0o700).create(dir).ok()?;
-                Some(Self { dir: dir.to_owned() })
-            }
+            Err(_) => Some(Self { dir: dir.to_owned() }),
         }
     }
 
@@ -61,6 +58,9 @@ impl Cache {
     /// Errors only mean that the next start compiles again.
     pub(super) fn put(&self, raw: &str, filter: &Filter) {
         let Some(key) = key(raw) else { return };
+        if self.make().is_err() {
+            return;
+        }
         self.trim();
         let temporary = self.dir.join(format!(".{}", std::process::id()));
         let written = OpenOptions::new()
@@ -72,6 +72,19 @@ impl Cache {
             .and_then(|()| fs::rename(&temporary, self.dir.join(name(&key))));
         if written.is_err() {
             let _ = fs::remove_file(&temporary);
+        }
+    }
+
+    /// Makes the directory, closed to others. The one it is in is the state directory, made as for a container.
+    fn make(&self) -> io::Result<()> {
+        let make = || DirBuilder::new().mode(0o700).create(&self.dir);
+        match (make(), self.dir.parent()) {
+            (Err(e), _) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            (Err(e), Some(root)) if e.kind() == io::ErrorKind::NotFound => {
+                DirBuilder::new().recursive(true).mode(0o711).create(root)?;
+                make()
+            }
+            (other, _) => other,
         }
     }
 
@@ -175,6 +188,18 @@ mod tests {
         cache.put("{}", &filter());
         assert_eq!(cache.get("{}"), Some(filter()));
         assert_eq!(cache.get("{ }"), None);
+    }
+
+    #[test]
+    fn the_directory_is_made_with_the_first_filter() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("root");
+        let cache = Cache::open(&root.join("c")).unwrap();
+        assert_eq!(cache.get("{}"), None);
+        assert!(!root.exists());
+        cache.put("{}", &filter());
+        let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
+        assert_eq!((mode(&root), mode(&root.join("c"))), (0o711, 0o700));
     }
 
     #[test]
