@@ -6,7 +6,7 @@
 mod common;
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use common::{Bundle, can_run, text};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use rustix::fs::{CWD, FileType, Mode, RenameFlags, makedev, mknodat, renameat_with};
 use serde_json::{Value, json};
 
@@ -511,4 +512,81 @@ fn cgroups_of_the_host_are_read_only_in_a_user_namespace() {
     }
     assert_eq!(b.leftovers(), Vec::<String>::new());
     assert!(!Path::new("/sys/fs/cgroup/evil").exists());
+}
+
+/// What `mounts add` brings into a container keeps what the host locked, and what is mounted on it inside stays inside.
+#[test]
+fn added_mounts_are_locked_and_no_peers_of_the_hosts() {
+    if !can_run() {
+        return;
+    }
+    for user_namespace in [true, false] {
+        let mut b = Bundle::new("sleep 100");
+        if user_namespace {
+            b.config["linux"]["namespaces"]
+                .as_array_mut()
+                .unwrap()
+                .push(json!({"type": "user"}));
+            let map = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
+            b.config["linux"]["uidMappings"] = map.clone();
+            b.config["linux"]["gidMappings"] = map;
+        }
+        for set in ["bounding", "effective", "permitted"] {
+            let list = b.config["process"]["capabilities"][set].as_array_mut().unwrap();
+            list.push(json!("CAP_SYS_ADMIN"));
+        }
+        fs::create_dir(b.rootfs().join("hot")).unwrap();
+        let source = b.path("source");
+        // Only its own root may search the way to it.
+        fs::create_dir(&source).unwrap();
+        let shared = Shared::new(source.join("deep"));
+        fs::set_permissions(&source, fs::Permissions::from_mode(0o700)).unwrap();
+        b.up();
+        let file = b.path("mounts.json");
+        let list = json!([{"destination": "/hot", "source": "source/deep", "options": ["rbind"]}]);
+        fs::write(&file, list.to_string()).unwrap();
+        let out = b.runtime(&["mounts", "add", &b.id, file.to_str().unwrap()]);
+        assert!(out.status.success(), "{}", text(&out.stderr));
+        let script = "grep ' /hot ' /proc/self/mountinfo; mount -t tmpfs inside /hot/below && echo mounted; \
+            mount -o remount,bind,rw /hot && touch /hot/written && echo written";
+        let out = b.exec(&["sh", "-c", script]);
+        let said = format!("{}{}", text(&out.stdout), text(&out.stderr));
+        assert!(
+            said.contains(" /hot ro,") && said.contains("mounted\n") && !said.contains(" shared:"),
+            "{said}"
+        );
+        assert_eq!(said.contains("written"), !user_namespace, "{said}");
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert!(
+            !mounts.contains("/deep/below"),
+            "the host sees what was mounted inside"
+        );
+        drop(b.delete());
+        drop(shared);
+    }
+}
+
+/// A shared, read-only mount on the host, until it is dropped.
+struct Shared(PathBuf);
+
+impl Shared {
+    fn new(place: PathBuf) -> Self {
+        fs::create_dir(&place).unwrap();
+        let call = |source, kind, flags| mount(source, &place, kind, flags, None::<&str>).unwrap();
+        call(Some("kelson-test"), Some("tmpfs"), MsFlags::empty());
+        fs::create_dir(place.join("below")).unwrap();
+        call(None, None, MsFlags::MS_SHARED);
+        call(
+            None,
+            None,
+            MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY,
+        );
+        Self(place)
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
+    }
 }

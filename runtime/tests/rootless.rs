@@ -223,6 +223,7 @@ fn with_subordinate_ids(r: &Rootless, script: &str) -> Option<Output> {
         .args(["--mount", "--propagation", "private", "sh", "-c", &enter])
         .current_dir(r.bundle.dir.path())
         .env("XDG_RUNTIME_DIR", r.bundle.path("run"))
+        .env("USER", "kelsontest")
         .stdin(Stdio::null())
         .output();
     Some(out.unwrap())

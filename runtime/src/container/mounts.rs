@@ -1,10 +1,11 @@
 //! `mounts add` and `mounts remove`: mounts of a container that runs.
 
 use std::fs::{self, File};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use kelson_sys::spawn::{CloneArgs, spawn};
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::wait::waitpid;
 use oci_spec::runtime::{LinuxNamespaceType as Ns, Mount};
 use serde::Deserialize;
@@ -59,10 +60,7 @@ pub fn read(file: &Path) -> Result<Vec<Mount>> {
 pub fn add(store: &Store, id: &str, mounts: &[Mount]) -> Result<()> {
     let record = store.open(id)?.read()?;
     let target = open_init(&record)?;
-    let mut sources = Vec::with_capacity(mounts.len());
-    for (i, mount) in mounts.iter().enumerate() {
-        sources.push(running::open_source(&record.bundle, i, mount)?);
-    }
+    let sources = sources(&record, &target, mounts)?;
     let config = Config::default();
     let setup = Setup {
         config: &config,
@@ -82,6 +80,63 @@ pub fn add(store: &Store, id: &str, mounts: &[Mount]) -> Result<()> {
         }
         Ok(())
     })
+}
+
+/// What the bind mounts show, each opened by its path on the host; nothing for other entries.
+fn sources(record: &Record, target: &OwnedFd, mounts: &[Mount]) -> Result<Vec<Option<OwnedFd>>> {
+    let wanted = (mounts.iter().enumerate())
+        .map(|(i, m)| running::has_source(i, m))
+        .collect::<Result<Vec<bool>>>()?;
+    let open = |i: usize, mount| running::open_source(&record.bundle, i, mount);
+    let entries = || mounts.iter().enumerate().zip(&wanted);
+    if record.namespaces & flag(Ns::User) == 0 || !wanted.contains(&true) {
+        return entries()
+            .map(|((i, mount), wanted)| wanted.then(|| open(i, mount)).transpose())
+            .collect();
+    }
+    let (channel, helper) = sync::pair()?;
+    let hosts = locked_copy(target)?;
+    let opened = || {
+        // The rights on the host stay: root of the container may not search every directory on the way.
+        setns(&hosts, CloneFlags::CLONE_NEWNS).doing(|| "enter the copy of the host's mounts")?;
+        for ((i, mount), _) in entries().filter(|(_, wanted)| **wanted) {
+            helper.send_fd(open(i, mount)?.as_fd())?;
+        }
+        Ok(())
+    };
+    let spawned = spawn(CloneArgs::default(), || {
+        opened().inspect_err(|e| helper.fail(e)).is_err().into()
+    })
+    .map_err(|e| e.into_error("make a process that opens sources".into()))?;
+    drop(helper);
+    let received = entries()
+        .map(|(_, wanted)| wanted.then(|| channel.receive_fd()).transpose())
+        .collect();
+    // It ends at once when nobody listens any more.
+    drop(channel);
+    waitpid(spawned.pid, None).doing(|| "wait for the process that opens sources")?;
+    received
+}
+
+/// A copy of the host's mounts that belongs to the container's user namespace. In it, and in all that is cloned from it,
+/// the attributes that a mount has on the host are locked, as they are for the mounts of the container's creation.
+fn locked_copy(target: &OwnedFd) -> Result<OwnedFd> {
+    let (channel, helper) = sync::pair()?;
+    let copy = || {
+        let path = "/proc/self/ns/mnt";
+        join::enter_of(target, flag(Ns::User))?;
+        unshare(CloneFlags::CLONE_NEWNS).doing(|| "copy the host's mounts")?;
+        let namespace = File::open(path).doing(|| format!("open {path}"))?;
+        helper.send_fd(namespace.as_fd())
+    };
+    let spawned = spawn(CloneArgs::default(), || {
+        copy().inspect_err(|e| helper.fail(e)).is_err().into()
+    })
+    .map_err(|e| e.into_error("make a process that copies the host's mounts".into()))?;
+    drop(helper);
+    let namespace = channel.receive_fd();
+    waitpid(spawned.pid, None).doing(|| "wait for the process that copies the host's mounts")?;
+    namespace
 }
 
 /// Takes mounts off, the last first.

@@ -245,6 +245,14 @@ impl Channel {
     /// What the runtime reported instead.
     pub fn source(&self, index: usize) -> Result<OwnedFd> {
         self.send(&Message::Source(index))?;
+        self.receive_fd()
+    }
+
+    /// Waits for a descriptor.
+    ///
+    /// # Errors
+    /// What the other end reported instead; `Internal` when it ended.
+    pub fn receive_fd(&self) -> Result<OwnedFd> {
         let mut text = vec![0u8; 8192];
         let mut control = nix::cmsg_space!([RawFd; 1]);
         let mut slices = [IoSliceMut::new(&mut text)];
@@ -260,8 +268,7 @@ impl Channel {
             }
         }
         let error = serde_json::from_slice(&text[..length]).ok().and_then(error_of);
-        Err(error
-            .unwrap_or_else(|| Error::new(Kind::Internal, "the runtime ended before the container started")))
+        Err(error.unwrap_or_else(|| Error::new(Kind::Internal, "the other process ended without an answer")))
     }
 
     /// Whether the other end is still open, without waiting.

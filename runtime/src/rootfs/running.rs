@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
 use kelson_sys::mount as attr;
+use nix::libc::MS_SLAVE;
 use nix::mount::{MntFlags, umount2};
 use nix::unistd::fchdir;
 use oci_spec::runtime::Mount;
@@ -17,24 +18,38 @@ use super::resolve::Root;
 use super::{Mounted, Setup, bind, options};
 use crate::error::{Doing, Error, Kind, Result};
 
-/// Opens what a bind mount shows, on the host; nothing for other types.
+/// Whether an entry shows something of the host, which has to be opened there: bind mounts do.
 ///
 /// # Errors
-/// Names the entry and the source; `Unsupported` for an option that cannot be had in a container that runs.
-pub fn open_source(bundle: &Path, index: usize, mount: &Mount) -> Result<Option<OwnedFd>> {
+/// `Unsupported` names the entry and an option that cannot be had in a container that runs.
+pub fn has_source(index: usize, mount: &Mount) -> Result<bool> {
     let options = options::parse(mount.options().as_deref().unwrap_or_default());
-    if let Some(what) = not_carried_out(mount, &options) {
-        let why = "cannot be had in a container that runs";
-        return Err(Error::new(
+    match not_carried_out(mount, &options) {
+        Some(what) => Err(Error::new(
             Kind::Unsupported,
-            format!("mounts[{index}]{what} {why}"),
-        ));
+            format!("mounts[{index}]{what} cannot be had in a container that runs"),
+        )),
+        None => Ok(options.bind() && !options.remount()),
     }
-    if !options.bind() || options.remount() {
-        return Ok(None);
-    }
-    let source = bind::open_source(bundle, mount, &options);
-    source.map(Some).doing(|| format!("mounts[{index}]"))
+}
+
+/// Opens what a bind mount shows, in the mount namespace that this process is in. It is no peer of what it was cloned
+/// from: what the container mounts there stays the container's.
+///
+/// # Errors
+/// Names the entry and the source.
+pub fn open_source(bundle: &Path, index: usize, mount: &Mount) -> Result<OwnedFd> {
+    let options = options::parse(mount.options().as_deref().unwrap_or_default());
+    let slave = attr::MountAttr {
+        propagation: MS_SLAVE,
+        ..Default::default()
+    };
+    bind::open_source(bundle, mount, &options)
+        .and_then(|tree| {
+            attr::set_attr(&tree, true, slave).doing(|| "set propagation")?;
+            Ok(tree)
+        })
+        .doing(|| format!("mounts[{index}]"))
 }
 
 /// What of an entry could only be left out: mappings and copied symlinks, which are made as part of a creation, and what
@@ -127,7 +142,7 @@ mod tests {
     fn what_is_not_carried_out_is_refused_by_name() {
         let refused = |text: &str| {
             let mount: Mount = serde_json::from_str(text).unwrap();
-            let error = open_source(Path::new("/"), 3, &mount).err()?;
+            let error = has_source(3, &mount).err()?;
             assert_eq!(error.kind(), Kind::Unsupported, "{error}");
             Some(error.to_string())
         };
