@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::{fs, thread};
 
-use common::{Bundle, can_run, eventually, skip, text};
+use common::{Bundle, RUNTIME, can_run, eventually, skip, text};
 use kelson_cgroups::{Host, Layout};
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Skips, saying why, where systemd does not manage cgroup v2.
 fn systemd_runs() -> bool {
@@ -480,4 +480,74 @@ fn many_at_once() {
             });
         }
     });
+}
+
+/// A user who comes from a login session may not move processes from its scope into a unit of the own systemd: that has
+/// to do it.
+#[test]
+fn a_user_in_a_login_scope_has_containers() {
+    if !can_run() || !systemd_runs() {
+        return;
+    }
+    let passwd = fs::read_to_string("/etc/passwd").unwrap();
+    let user = passwd.lines().find_map(|line| {
+        let uid: u32 = line.split(':').nth(2)?.parse().ok()?;
+        (1000..60_000).contains(&uid).then_some(uid)
+    });
+    let Some(uid) = user else {
+        return skip("nobody has an ordinary user's id");
+    };
+    let unit = format!("user@{uid}.service");
+    if !Command::new("systemctl")
+        .args(["start", &unit])
+        .status()
+        .unwrap()
+        .success()
+    {
+        return skip("that user's systemd does not start");
+    }
+    let b = Bundle::new("cat /proc/self/cgroup; sleep 100");
+    let made = Command::new("chown")
+        .arg("-R")
+        .arg(uid.to_string())
+        .arg(b.dir.path())
+        .status();
+    assert!(made.unwrap().success());
+    fs::copy(RUNTIME, b.path("runtime")).unwrap();
+    // In a scope of the machine's systemd, as a session is.
+    let call = |args: &[&str]| {
+        let id = uid.to_string();
+        let mut c = Command::new("systemd-run");
+        c.args(["--quiet", "--scope", "--collect"])
+            .arg(format!("--slice=user-{uid}.slice"))
+            .args(["setpriv", "--reuid", &id, "--regid", &id, "--clear-groups", "env"])
+            .arg(format!("XDG_RUNTIME_DIR=/run/user/{uid}"))
+            .arg("USER=somebody")
+            .arg(b.path("runtime"))
+            .args(args)
+            .current_dir(b.dir.path())
+            .stdin(std::process::Stdio::null());
+        c.output().unwrap()
+    };
+    let shown = call(&["spec", "--rootless", "--file", "-"]);
+    let mut config: Value = serde_json::from_slice(&shown.stdout).unwrap();
+    config["process"]["terminal"] = json!(false);
+    config["process"]["args"] = b.config["process"]["args"].clone();
+    config["linux"]["resources"]["pids"] = json!({"limit": 30});
+    config["linux"]["cgroupsPath"] = json!(format!("user.slice:kelson:{}", b.id));
+    fs::write(b.path("config.json"), config.to_string()).unwrap();
+    let out = call(&["--systemd-cgroup", "create", "--pid-file", "pid", &b.id]);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    let pid = fs::read_to_string(b.path("pid")).unwrap();
+    let place = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    assert!(
+        place.contains(&format!("/{unit}/")) && place.trim().ends_with(&format!("kelson-{}.scope", b.id)),
+        "{place}"
+    );
+    assert!(call(&["--systemd-cgroup", "start", &b.id]).status.success());
+    let own = call(&["exec", &b.id, "cat", "/proc/self/cgroup"]);
+    assert_eq!(text(&own.stdout), "0::/\n", "{}", text(&own.stderr));
+    let out = call(&["delete", "--force", &b.id]);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    assert!(!Path::new("/proc").join(pid.trim()).exists());
 }

@@ -1,8 +1,7 @@
 //! A container's directories: making, joining, listing and removing them.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::fd::OwnedFd;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -56,47 +55,6 @@ pub struct Cgroup {
     /// With the systemd driver: whose cgroup it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) unit: Option<Unit>,
-}
-
-/// The open ends by which a process enters a cgroup; see [`Cgroup::joiner`].
-#[derive(Debug)]
-pub struct Joiner {
-    tasks: Vec<File>,
-    unified: Option<File>,
-    unified_path: Option<PathBuf>,
-}
-
-impl Joiner {
-    /// Gives the v2 directory away, for clone3's `CLONE_INTO_CGROUP`.
-    pub fn take_unified(&mut self) -> Option<OwnedFd> {
-        self.unified.take().map(OwnedFd::from)
-    }
-
-    /// Moves a process into the v2 directory, for where clone3 could not place it. No-op without one.
-    ///
-    /// # Errors
-    /// What the kernel reported.
-    pub fn place_unified(&self, pid: i32) -> Result<()> {
-        let Some(path) = &self.unified_path else {
-            return Ok(());
-        };
-        files::write(path, "cgroup.procs", &pid.to_string())
-    }
-
-    /// Moves the calling, single-threaded process into the v1 hierarchies.
-    ///
-    /// It writes `0` to `tasks`: that moves one thread without the lock over all processes that
-    /// `cgroup.procs` takes (5 to 9 ms of waiting).
-    ///
-    /// # Errors
-    /// What the kernel reported, e.g. no room under `pids.max`.
-    pub fn join(&self) -> Result<()> {
-        for mut file in &self.tasks {
-            file.write_all(b"0")
-                .map_err(|e| Error::io(e, "join cgroup: write \"0\" to tasks"))?;
-        }
-        Ok(())
-    }
 }
 
 impl Cgroup {
@@ -289,36 +247,6 @@ impl Cgroup {
             dir.map(|d| d.path.as_path())
         };
         limits::write(limits, find, undo)
-    }
-
-    /// Opens what a process needs to enter, so that it can do so from inside other namespaces.
-    ///
-    /// # Errors
-    /// What opening reported.
-    pub fn joiner(&self) -> Result<Joiner> {
-        let mut joiner = Joiner {
-            tasks: Vec::with_capacity(self.dirs.len()),
-            unified: None,
-            unified_path: None,
-        };
-        for dir in &self.dirs {
-            match dir.version {
-                Version::V1 => {
-                    let path = dir.path.join("tasks");
-                    let file = OpenOptions::new().write(true).open(&path);
-                    joiner
-                        .tasks
-                        .push(file.map_err(|e| Error::io(e, format!("open {}", path.display())))?);
-                }
-                Version::V2 => {
-                    let file = File::open(&dir.path);
-                    joiner.unified =
-                        Some(file.map_err(|e| Error::io(e, format!("open {}", dir.path.display())))?);
-                    joiner.unified_path = Some(dir.path.clone());
-                }
-            }
-        }
-        Ok(joiner)
     }
 
     /// The same container's cgroup on v2 where one of its processes is now: an init inside may have moved itself and

@@ -80,7 +80,8 @@ fn prepare(
 ) -> Result<(finalize::Program, Option<String>)> {
     let config = &plan.config;
     let ns = &plan.namespaces;
-    if ns.staged {
+    if ns.staged || joiner.helper().is_some() {
+        // The runtime has it put into its v2 cgroup.
         channel.wait_go()?;
     }
     channel.note(&plan.log, || "child process in init()");

@@ -82,6 +82,7 @@ pub fn start(
         flags: 0,
         cgroup: joiner.take_unified(),
     };
+    let helper = joiner.helper().cloned();
     let Spawned { pid: between, .. } = spawn(args, || {
         drop(ours.take());
         match go_between(plan, target, joiner, &theirs) {
@@ -98,6 +99,11 @@ pub fn start(
     let channel: Channel = ours
         .take()
         .ok_or_else(|| Error::new(Kind::Internal, "no channel"))?;
+    if let Some(helper) = helper {
+        // Without an answer it ends: it sees that we let go of the channel.
+        helper.move_in(between.as_raw())?;
+        channel.send(&Message::Go(None))?;
+    }
     // What it has to say is queued when it ends. One that was killed may have made the new process and not said so: that
     // waits for us, and ends when we let go of the channel.
     if let Ok(WaitStatus::Signaled(_, signal, _)) = waitpid(between, None) {
@@ -186,6 +192,9 @@ fn hand_over(
 /// Security label, score, cgroups, processors, ids and namespaces are what a child begins with.
 fn go_between(plan: &Plan, target: OwnedFd, joiner: Joiner, channel: &Channel) -> Result<i32> {
     fault::point("exec.between");
+    if joiner.helper().is_some() {
+        channel.wait_go()?;
+    }
     lsm::prepare(&plan.process)?.apply()?;
     if plan.keyring {
         lsm::label_keys(&plan.process)?;

@@ -170,12 +170,17 @@ fn direct(
     let channel = ours
         .take()
         .ok_or_else(|| Error::new(Kind::Internal, "no channel"))?;
-    Ok(Init {
+    let init = Init {
         pid,
         pidfd,
         channel,
         released: false,
-    })
+    };
+    if joiner.helper().is_some() {
+        joiner.place_unified(pid.as_raw())?;
+        init.channel.send(&Message::Go(None))?;
+    }
+    Ok(init)
 }
 
 /// With a process in between, which joins namespaces and makes the container's process as its own sibling.

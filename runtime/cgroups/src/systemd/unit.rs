@@ -106,6 +106,11 @@ impl Unit {
             .to_owned()
     }
 
+    /// Whether it is one of the calling user's own systemd.
+    pub(crate) fn is_users(&self) -> bool {
+        self.user
+    }
+
     fn is_slice(&self) -> bool {
         self.name.ends_with(".slice")
     }
@@ -222,6 +227,16 @@ impl Unit {
     pub(super) fn set_tasks_max(&self, limit: u64) -> Result<()> {
         let all = vec![("TasksMax".to_owned(), Value::U64(limit))];
         self.set_properties(&mut self.connect()?, all)
+    }
+
+    /// Has systemd move a process into the unit's cgroup, or into one below it.
+    pub(crate) fn attach(&self, below: &str, pid: i32) -> Result<()> {
+        let pids = Value::Array("u".to_owned(), vec![Value::U32(pid.cast_unsigned())]);
+        let args = [Value::str(&*self.name), Value::str(below), pids];
+        match self.connect()?.manager("AttachProcessesToUnit", &args)? {
+            Ok(_) => Ok(()),
+            Err(refusal) => Err(refusal.into_error(&format!("move process {pid} into unit {}", self.name))),
+        }
     }
 
     /// Stops it, and forgets it if it failed. One that is gone is stopped.
