@@ -1,4 +1,5 @@
 //! kelson-runtime: an OCI runtime with runc's command line.
+#![cfg_attr(not(test), no_main)]
 
 use kelson_sys::bump::Bump;
 
@@ -6,8 +7,6 @@ use kelson_sys::bump::Bump;
 #[global_allocator]
 static ALLOCATOR: Bump = Bump::new();
 
-fn main() {
-    let code = kelson_runtime::cli::main();
-    // All is written and nothing is held that the kernel does not take back: unwinding the rest only costs time.
-    kelson_sys::spawn::exit_now(i32::from(code))
-}
+// When it returns all is written and nothing is held that the kernel does not take back: unwinding the rest only costs time.
+#[cfg(not(test))]
+kelson_sys::main!(kelson_runtime::cli::main);

@@ -5,8 +5,10 @@
 mod common;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -155,29 +157,46 @@ fn a_trap_that_executes_the_runtime_again_changes_nothing() {
     }
 }
 
-/// CVE-2019-5736: what an image could have executed as `/proc/self/exe` cannot be opened for writing, not even by root of
-/// the host. A created container's first process runs the runtime until its start.
+/// CVE-2019-5736: what an image could have executed as `/proc/self/exe` cannot be written to, not even by root of the host,
+/// nor what the process has mapped. A created container's first process runs the runtime until its start.
 #[test]
-fn a_created_containers_executable_is_on_a_read_only_mount() {
+fn a_created_containers_executable_cannot_be_written_to() {
     if !can_run() {
         return;
     }
+    let file = |path: &Path| fs::metadata(path).map(|m| (m.dev(), m.ino())).unwrap();
+    let read_only = |path: &Path| {
+        let mount = rustix::fs::statvfs(path).unwrap();
+        mount.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY)
+    };
+    let own = file(Path::new(RUNTIME));
+    let before = hash();
     let b = Bundle::new("sleep 100");
     assert!(b.create(&[]).status.success());
-    let exe = format!("/proc/{}/exe", b.pid());
-    let mount = rustix::fs::statvfs(exe.as_str()).unwrap();
+    let process = Path::new("/proc").join(b.pid().to_string());
+    let exe = fs::File::open(process.join("exe")).unwrap();
+    let mapped = fs::read_dir(process.join("map_files")).unwrap();
+    let mapped: Vec<_> = mapped.map(|entry| entry.unwrap().path()).collect();
+    let ours: Vec<_> = mapped.iter().filter(|path| file(path) == own).collect();
     assert!(
-        mount.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY),
-        "{exe} is writable"
+        !ours.is_empty(),
+        "the first process runs something else: {mapped:?}"
     );
-    // With O_TRUNC the mount is asked before the file, which is busy now and would not be later.
-    let error = fs::OpenOptions::new()
-        .write(true)
-        .truncate(true)
-        .open(&exe)
-        .unwrap_err();
-    assert_eq!(error.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+    for path in ours {
+        assert!(read_only(path), "{} is writable", path.display());
+    }
     b.delete();
+    // Nothing runs it any more: from here on only the mount or the seals refuse.
+    let held = PathBuf::from(format!("/proc/self/fd/{}", exe.as_raw_fd()));
+    if file(&held) == own {
+        common::skip("no process can let go of its executable here: it is on a read-only mount");
+        assert!(read_only(&held));
+    } else {
+        let mut open = fs::OpenOptions::new().write(true).open(&held).unwrap();
+        let error = open.write_all(b"x").unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied);
+    }
+    assert!(before == hash(), "the runtime's executable was changed");
     assert_eq!(b.leftovers(), Vec::<String>::new());
 }
 

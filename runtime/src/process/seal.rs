@@ -3,22 +3,24 @@
 //! Until a container's program executes, its process runs our executable, and `/proc/PID/exe` is that file. An image can
 //! make it the program, too: by an entrypoint or a script's interpreter that is `/proc/self/exe`. Whoever has it open
 //! that way may write to it once it runs no more, if the file is on a writable mount and it is root that asks. So before
-//! anything else we execute ourselves once more from a detached, read-only bind of the file: who gets at it then gets
-//! EROFS. Nothing is copied, and no mount table has the bind.
+//! anything else the runtime lets go of the file: its memory is mapped again over a detached, read-only bind of it, which no
+//! mount table has, and `/proc/self/exe` becomes an empty file in memory. Nothing of it is executed or read twice.
 //!
-//! Who may not mount, and owns the file or may write to it, executes a sealed copy in memory instead.
+//! Where that is not allowed we execute ourselves once more from the bind: who gets at it then gets EROFS. Who may not
+//! mount, and owns the file or may write to it, executes a sealed copy in memory instead.
 
 use std::ffi::CString;
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 
+use kelson_sys::exe;
 use kelson_sys::mount::{self, MountAttr};
 use nix::fcntl::AtFlags;
 use rustix::fs::{
-    Access, CWD, MemfdFlags, SealFlags, StatVfsMountFlags, accessat, fcntl_add_seals, fcntl_get_seals,
-    memfd_create, statvfs,
+    Access, CWD, MemfdFlags, Mode, OFlags, SealFlags, StatVfsMountFlags, accessat, fcntl_add_seals,
+    fcntl_get_seals, memfd_create, statvfs,
 };
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
@@ -27,8 +29,8 @@ use crate::error::{Doing, Result};
 
 const OWN: &str = "/proc/self/exe";
 
-/// Returns at once when the executable is out of reach already: on a read-only mount (the system's, an engine's for all
-/// its starts, or one made here), a sealed copy, or not ours to write. Otherwise starts over from one that is.
+/// Returns when the executable is out of reach: on a read-only mount (the system's, an engine's for all its starts, or one
+/// made here), a sealed copy, not ours to write, or left behind. Otherwise starts over from where it is.
 ///
 /// # Errors
 /// What mounting, copying or executing reported.
@@ -54,9 +56,18 @@ pub fn ensure() -> Result<()> {
                 ..MountAttr::default()
             };
             mount::set_attr(&file, false, set).doing(doing)?;
-            start_over(&file)
+            let_go(&file).or_else(|_| start_over(&file))
         }
     }
+}
+
+/// Goes on without the file. Whatever does not allow it: there is another way.
+fn let_go(bind: &OwnedFd) -> std::io::Result<()> {
+    let path = format!("/proc/self/fd/{}", bind.as_raw_fd());
+    let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let nothing = memory(MemfdFlags::EXEC).or_else(|_| memory(MemfdFlags::empty()))?;
+    seal(&nothing)?;
+    exe::replace(file.as_fd(), nothing.as_fd())
 }
 
 /// A copy in memory that nobody can write to; `None` when the file is no one's that we could act as, or is such a copy.
@@ -69,12 +80,22 @@ fn copy() -> std::io::Result<Option<OwnedFd>> {
     if !writable && own.metadata()?.uid() != rustix::process::geteuid().as_raw() {
         return Ok(None);
     }
-    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    let mut copy = File::from(memfd_create("kelson-runtime", flags)?);
+    let mut copy = File::from(memory(MemfdFlags::empty())?);
     std::io::copy(&mut own, &mut copy)?;
-    let seals = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
-    fcntl_add_seals(&copy, seals)?;
+    seal(&copy)?;
     Ok(Some(copy.into()))
+}
+
+fn memory(more: MemfdFlags) -> rustix::io::Result<OwnedFd> {
+    memfd_create(
+        "kelson-runtime",
+        MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | more,
+    )
+}
+
+fn seal(file: impl AsFd) -> rustix::io::Result<()> {
+    let seals = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
+    fcntl_add_seals(file, seals)
 }
 
 fn start_over(file: &OwnedFd) -> Result<()> {

@@ -19,7 +19,7 @@ const MAX_INSTRUCTIONS: usize = 4096;
 /// Larger profiles are not cached.
 const MAX_PROFILE: usize = 1 << 20;
 /// Changes whenever the same profile may compile to something else.
-const CODE_VERSION: &str = "kelson-seccomp-2";
+const CODE_VERSION: &str = "kelson-seccomp-3";
 
 pub(super) struct Cache {
     dir: PathBuf,

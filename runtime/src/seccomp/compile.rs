@@ -12,6 +12,7 @@ use super::Filter;
 use super::arch::{self, Arch};
 use super::profile::{Profile, Rule};
 use super::prologue::{self, Block};
+use super::shrink::shrink;
 use crate::error::{Doing, Error, Result};
 
 /// Actions a profile may name.
@@ -57,6 +58,13 @@ pub fn library_version() -> String {
 }
 
 pub(super) fn compile(profile: &Profile) -> Result<Filter> {
+    let mut filter = generate(profile)?;
+    filter.program = shrink(filter.program);
+    Ok(filter)
+}
+
+/// As the library orders it.
+fn generate(profile: &Profile) -> Result<Filter> {
     let default = action(
         &profile.default_action,
         profile.default_errno_ret,

@@ -231,6 +231,38 @@ fn unknown_names_are_skipped_and_repeated_arguments_are_alternatives() {
     assert_eq!(decode(&encode(&f.program)), f.program);
 }
 
+/// Like docker's default profile: most of the calls, some by their arguments, on three architectures.
+#[test]
+fn the_short_program_decides_as_the_librarys_for_every_number() {
+    let allowed = include_str!("../../tests/data/seccomp-allow.txt").lines();
+    let allowed: Vec<&str> = allowed.filter(|l| !l.starts_with('#')).collect();
+    let text = format!(
+        r#"{{"defaultAction":"SCMP_ACT_ERRNO","architectures":["SCMP_ARCH_X86_64","SCMP_ARCH_X86","SCMP_ARCH_X32"],"syscalls":[
+        {{"names":{},"action":"SCMP_ACT_ALLOW"}},
+        {{"names":["socket"],"action":"SCMP_ACT_ALLOW","args":[{{"index":0,"value":40,"op":"SCMP_CMP_NE"}}]}},
+        {{"names":["personality"],"action":"SCMP_ACT_ALLOW","args":[{{"index":0,"value":4294967295,"op":"SCMP_CMP_EQ"}}]}},
+        {{"names":["clone"],"action":"SCMP_ACT_ALLOW","args":[{{"index":0,"value":2114060288,"op":"SCMP_CMP_MASKED_EQ"}}]}},
+        {{"names":["clone3"],"action":"SCMP_ACT_ERRNO","errnoRet":38}}]}}"#,
+        serde_json::to_string(&allowed).unwrap()
+    );
+    let profile = parse(&text).unwrap();
+    let (long, short) = (generate(&profile).unwrap(), compile(&profile).unwrap());
+    assert!(short.program.len() < long.program.len());
+    let numbers = (0..1100).flat_map(|n| [n, n + 0x4000_0000]).chain([u32::MAX]);
+    for number in numbers {
+        for arch in [X86_64, 0x4000_0003, 0xc000_00b7, 0] {
+            for first in [0, 8, 40, 0xffff_ffff, 0x1_0000_0028, 0x1000_0000, u64::MAX] {
+                let call = Call {
+                    number,
+                    arch,
+                    args: [first, 0, 0, 0, 0, 0],
+                };
+                assert_eq!(run(&short.program, &call), run(&long.program, &call), "{call:x?}");
+            }
+        }
+    }
+}
+
 mod against_the_interpreter {
     use proptest::prelude::*;
 

@@ -2,12 +2,14 @@
 
 mod arch;
 mod cache;
+mod code;
 mod compile;
 #[cfg(test)]
 mod interpreter;
 mod notify;
 mod profile;
 mod prologue;
+mod shrink;
 
 use std::os::fd::OwnedFd;
 use std::path::Path;

@@ -6,6 +6,7 @@
 use kelson_sys::seccomp::Instruction;
 
 use super::arch::{Arch, X32_BIT};
+use super::code::{ARCH, JEQ, JGE, JGT, LOAD, NUMBER, RETURN, instruction, jump};
 
 /// What one architecture gets.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,17 +18,6 @@ pub(super) struct Block {
     pub newest: Option<u32>,
 }
 
-/// `BPF_LD | BPF_W | BPF_ABS`
-const LOAD: u16 = 0x20;
-/// `BPF_JMP | BPF_JEQ | BPF_K` and so on
-const JEQ: u16 = 0x15;
-const JGT: u16 = 0x25;
-const JGE: u16 = 0x35;
-/// `BPF_RET | BPF_K`
-const RETURN: u16 = 0x06;
-/// Offsets in `struct seccomp_data`
-const NUMBER: u32 = 0;
-const ARCH: u32 = 4;
 /// `SECCOMP_RET_ERRNO | ENOSYS`
 const ENOSYS: u32 = 0x0005_0026;
 /// A conditional jump reaches no further.
@@ -65,23 +55,4 @@ fn one(block: &Block) -> Vec<Instruction> {
     let head = [instruction(LOAD, ARCH), jump(JEQ, block.arch.audit, 0, out.len())];
     out.splice(0..0, head);
     out
-}
-
-fn instruction(code: u16, k: u32) -> Instruction {
-    Instruction {
-        code,
-        jt: 0,
-        jf: 0,
-        k,
-    }
-}
-
-fn jump(code: u16, k: u32, jt: usize, jf: usize) -> Instruction {
-    let offset = |n: usize| u8::try_from(n).unwrap_or(u8::MAX);
-    Instruction {
-        code,
-        jt: offset(jt),
-        jf: offset(jf),
-        k,
-    }
 }

@@ -7,6 +7,7 @@
 
 pub mod bpf;
 pub mod bump;
+pub mod exe;
 pub mod fds;
 pub mod keyring;
 pub mod malloc;
@@ -18,3 +19,4 @@ pub mod sched;
 pub mod seccomp;
 pub mod signals;
 pub mod spawn;
+pub mod start;

@@ -105,7 +105,7 @@ impl Drop for ExitOnUnwind {
 /// Asked of the C library where it knows: that costs nothing, and needs no /proc, which in a process between two pid
 /// namespaces may be one that does not show it.
 #[cfg(target_env = "gnu")]
-fn single_threaded() -> bool {
+pub(crate) fn single_threaded() -> bool {
     unsafe extern "C" {
         /// glibc 2.32: false from the first pthread_create on.
         static __libc_single_threaded: libc::c_char;
@@ -116,7 +116,7 @@ fn single_threaded() -> bool {
 }
 
 #[cfg(not(target_env = "gnu"))]
-fn single_threaded() -> bool {
+pub(crate) fn single_threaded() -> bool {
     // One directory per thread, plus "." and "..".
     use std::os::unix::fs::MetadataExt;
     std::fs::metadata("/proc/self/task").is_ok_and(|m| m.nlink() == 3)
