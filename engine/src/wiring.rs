@@ -38,6 +38,8 @@ pub fn engine_config(settings: &Settings) -> anyhow::Result<EngineConfig> {
         network: network(settings)?,
         log_driver: settings.log_driver.clone(),
         log_opts: settings.log_opts.clone(),
+        init: settings.init,
+        init_path: settings.init_path.clone(),
         dns: settings.dns.clone(),
         dns_opts: settings.dns_opts.clone(),
         dns_search: settings.dns_search.clone(),

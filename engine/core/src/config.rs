@@ -59,6 +59,10 @@ impl Default for NetworkSettings {
 /// Everything `Engine::open` needs.
 #[derive(Debug, Clone)]
 pub struct EngineConfig {
+    /// Whether containers get an init that say nothing about it (`--init`).
+    pub init: bool,
+    /// A program to be that init instead of our own (`--init-path`).
+    pub init_path: Option<PathBuf>,
     /// Persistent state; `/var/lib/kelson`.
     pub data_root: PathBuf,
     /// State that ends with the boot; `/run/kelson`.
@@ -112,6 +116,8 @@ pub struct EngineConfig {
 impl Default for EngineConfig {
     fn default() -> Self {
         Self {
+            init: false,
+            init_path: None,
             data_root: "/var/lib/kelson".into(),
             exec_root: "/run/kelson".into(),
             shim: "kelson-shim".into(),

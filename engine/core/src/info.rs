@@ -114,7 +114,10 @@ pub(crate) fn collect(inner: &Inner) -> SystemInfo {
             ..SwarmInfo::default()
         },
         live_restore_enabled: config.live_restore,
-        init_binary: String::new(),
+        init_binary: config
+            .init_path
+            .as_ref()
+            .map_or_else(|| "docker-init".to_owned(), |path| path.display().to_string()),
         containerd_commit: Commit::default(),
         runc_commit: Commit::default(),
         init_commit: Commit::default(),

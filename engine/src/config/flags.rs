@@ -142,6 +142,9 @@ pub struct Flags {
     /// Run an init in every container
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     pub init: Option<bool>,
+    /// The init's program, if not our own
+    #[arg(long, value_name = "PATH")]
+    pub init_path: Option<PathBuf>,
     /// Seccomp profile (path, "builtin", "unconfined")
     #[arg(long, value_name = "PROFILE")]
     pub seccomp_profile: Option<String>,

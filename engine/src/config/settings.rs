@@ -91,6 +91,10 @@ pub struct Settings {
     pub dns_search: Vec<String>,
     /// DNS options.
     pub dns_opts: Vec<String>,
+    /// Whether every container gets an init.
+    pub init: bool,
+    /// The init's program, if not our own.
+    pub init_path: Option<PathBuf>,
     /// Bytes of /dev/shm.
     pub default_shm_size: Option<i64>,
     /// Seccomp profile file; `Some("unconfined")` for none.
@@ -154,7 +158,7 @@ fn merge(flags: &Flags, file: Flags, given: &[String]) -> Result<Flags, ConfigEr
             log_driver = "log-driver", mtu = "mtu", live_restore = "live-restore", userland_proxy = "userland-proxy",
             shutdown_timeout = "shutdown-timeout", storage_driver = "storage-driver",
             default_shm_size = "default-shm-size", default_cgroupns_mode = "default-cgroupns-mode",
-            default_ipc_mode = "default-ipc-mode", init = "init", seccomp_profile = "seccomp-profile",
+            default_ipc_mode = "default-ipc-mode", init = "init", init_path = "init-path", seccomp_profile = "seccomp-profile",
             selinux_enabled = "selinux-enabled", no_new_privileges = "no-new-privileges",
             max_concurrent_downloads = "max-concurrent-downloads", max_concurrent_uploads = "max-concurrent-uploads",
             max_download_attempts = "max-download-attempts", experimental = "experimental",
@@ -200,9 +204,6 @@ fn refuse(f: &Flags) -> Result<(), ConfigError> {
     }
     if f.fixed_cidr.is_some() {
         return refused("fixed-cidr");
-    }
-    if f.init == Some(true) {
-        return refused("init in every container");
     }
     match f.storage_driver.as_deref() {
         None | Some("" | "overlay" | "overlay2" | "overlayfs") => Ok(()),
@@ -327,6 +328,8 @@ fn build(f: Flags, only: FileOnly, warnings: Vec<String>) -> Result<Settings, Co
             .iter()
             .map(|u| ulimit(u))
             .collect::<Result<_, _>>()?,
+        init: f.init.unwrap_or(false),
+        init_path: f.init_path.map(init_path).transpose()?,
         dns: f.dns,
         dns_search: f.dns_search,
         dns_opts: f.dns_opts,
@@ -337,6 +340,14 @@ fn build(f: Flags, only: FileOnly, warnings: Vec<String>) -> Result<Settings, Co
         warnings,
     };
     Ok(settings)
+}
+
+fn init_path(path: PathBuf) -> Result<PathBuf, ConfigError> {
+    if path.is_absolute() {
+        return Ok(path);
+    }
+    let path = path.display();
+    Err(ConfigError(format!("init-path: {path} is not an absolute path")))
 }
 
 #[cfg(test)]
@@ -366,7 +377,7 @@ mod tests {
     fn flags_and_file_join() {
         let file = r#"{"data-root":"/d","hosts":["unix:///x.sock","tcp://127.0.0.1:0"],"debug":true,"mtu":1400,
             "default-address-pools":[{"base":"10.1.0.0/16","size":24}],"runtimes":{"r":{"path":"/bin/r","runtimeArgs":["-x"]}},
-            "log-opts":{"max-size":"10m","max-file":"3"},"default-ulimits":{"nofile":{"Name":"nofile","Soft":10,"Hard":20}},
+            "init":true,"init-path":"/i","log-opts":{"max-size":"10m","max-file":"3"},"default-ulimits":{"nofile":{"Name":"nofile","Soft":10,"Hard":20}},
             "default-shm-size":"64M","insecure-registries":["a:5000"],"features":{"buildkit":true}}"#;
         let s = decide(
             &["--exec-root", "/e", "--exec-opt", "native.cgroupdriver=systemd"],
@@ -378,6 +389,7 @@ mod tests {
             (Path::new("/d"), Path::new("/e"))
         );
         assert_eq!(s.hosts.len(), 2);
+        assert_eq!((s.init, s.init_path.as_deref()), (true, Some(Path::new("/i"))));
         assert_eq!(s.log_level, "debug");
         assert_eq!(s.mtu, Some(1400));
         assert_eq!(
@@ -430,6 +442,7 @@ mod tests {
             &["--storage-driver", "zfs"],
             &["--log-level", "loud"],
             &["--exec-opt", "x"],
+            &["--init-path", "relative"],
             &["--add-runtime", "x"],
             &["--default-ulimit", "nofile=5:1"],
             &["-H", "fd://"],

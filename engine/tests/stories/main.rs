@@ -14,6 +14,7 @@ mod bad_input;
 mod crash;
 mod everyday;
 mod files;
+mod init;
 mod peers;
 mod redis;
 mod stock;

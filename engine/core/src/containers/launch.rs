@@ -10,6 +10,7 @@ use kelson_shim_proto::logs::{Input, JsonFile, Output};
 
 use super::container::Container;
 use super::etc_files::{self, Dns};
+use super::init;
 use super::modes::{NamespaceMode, NetworkMode, SeccompChoice, SecurityOptions, parse_size};
 use super::record::{MountKind, Record};
 use crate::error::{Doing, Error, Result};
@@ -425,6 +426,11 @@ pub(crate) fn document(
         devices: devices(&record)?,
         block_limits: block_limits(&record)?,
         etc_files,
+        init: if init::wanted(host, &inner.config) {
+            Some(init::program(&inner.config, &inner.roots)?)
+        } else {
+            None
+        },
         shm_size: u64::try_from(host.shm_size)
             .ok()
             .filter(|n| *n > 0)

@@ -6,6 +6,7 @@ pub(crate) mod create;
 pub(crate) mod etc_files;
 pub(crate) mod exec;
 pub(crate) mod files;
+pub(crate) mod init;
 pub(crate) mod inspect;
 pub(crate) mod launch;
 pub(crate) mod list;

@@ -107,6 +107,8 @@ pub(crate) struct Inputs<'a> {
     pub block_limits: Vec<BlockLimit>,
     /// Host files bound over /etc/resolv.conf, /etc/hostname, /etc/hosts.
     pub etc_files: Vec<(PathBuf, &'static str)>,
+    /// The program that is to be pid 1 and start the container's own (`--init`).
+    pub init: Option<PathBuf>,
     /// Bytes.
     pub shm_size: u64,
     /// The engine's defaults (name, soft, hard); the container's own win.
@@ -181,7 +183,11 @@ pub(crate) fn build(inputs: &Inputs<'_>) -> Document {
 fn process(inputs: &Inputs<'_>) -> Value {
     let record = inputs.record;
     let config = &record.config;
-    let mut args = vec![record.path.clone()];
+    let mut args = Vec::with_capacity(record.args.len() + 3);
+    if inputs.init.is_some() {
+        args.extend([mounts::INIT.to_owned(), "--".to_owned()]);
+    }
+    args.push(record.path.clone());
     args.extend(record.args.iter().cloned());
     let mut process = json!({
         "terminal": config.tty,

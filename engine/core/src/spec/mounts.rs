@@ -7,6 +7,9 @@ use serde_json::{Value, json};
 use super::{Inputs, Namespace};
 use crate::containers::record::{MountKind, MountRecord};
 
+/// Where the init of `--init` is bound to, as in docker.
+pub(super) const INIT: &str = "/sbin/docker-init";
+
 /// Everything to mount.
 pub(super) fn all(inputs: &Inputs<'_>) -> Vec<Value> {
     let record = inputs.record;
@@ -45,6 +48,11 @@ pub(super) fn all(inputs: &Inputs<'_>) -> Vec<Value> {
             depth(Path::new(destination)),
             tmpfs(Path::new(destination), &split(options)),
         ));
+    }
+    if let Some(init) = &inputs.init {
+        let options = json!(["bind", "rprivate", "ro"]);
+        let mount = json!({"destination": INIT, "type": "bind", "source": init, "options": options});
+        own.push((depth(Path::new(INIT)), mount));
     }
     // A mount below another one comes after it.
     own.sort_by_key(|(depth, _)| *depth);

@@ -54,6 +54,7 @@ fn inputs<'a>(record: &'a Record, privileged: bool) -> Inputs<'a> {
             ("/d/resolv.conf".into(), "/etc/resolv.conf"),
             ("/d/hosts".into(), "/etc/hosts"),
         ],
+        init: None,
         shm_size: 64 << 20,
         default_ulimits: &[],
         no_new_privileges: false,

@@ -55,6 +55,10 @@ impl Roots {
         })
     }
 
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
     pub fn container(&self, id: &str) -> PathBuf {
         self.data.join("containers").join(id)
     }

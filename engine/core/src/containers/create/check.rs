@@ -129,10 +129,6 @@ fn conflicts(
 fn unsupported(host: &HostConfig) -> Result<()> {
     let set = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|l| !l.is_empty());
     let cases = [
-        (
-            host.init == Some(true),
-            "an init process in the container (--init) is not supported yet",
-        ),
         (set(&host.links), "links are not supported"),
         (
             !matches!(host.userns_mode.as_str(), "" | "host"),
@@ -251,7 +247,7 @@ mod tests {
             .1
             .contains("UTS mode")
         );
-        assert!(error(|_, h| h.init = Some(true)).0 == Kind::Unsupported);
+        assert!(error(|_, h| h.links = Some(vec!["a:b".into()])).0 == Kind::Unsupported);
         assert!(
             error(|c, _| c.working_dir = "rel".into())
                 .1
