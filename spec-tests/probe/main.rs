@@ -2,13 +2,15 @@
 //!
 //! `probe ACT ARGS , ACT ARGS ...` does one act after the other and prints one line of JSON for each:
 //! `{"act": "open /x r", "ok": true, "value": ...}` or `{"act": ..., "ok": false, "errno": 13}`. It has no crates and is
-//! static, so that it runs where there is nothing else. `exit N` ends it; `hook FILE NAME` adds to FILE what a hook sees.
+//! static, so that it runs where there is nothing else. `exit N` ends it; `hook FILE NAME` adds to FILE what a hook sees. The verbs in
+//! `plain.rs` print as the program of a container does.
 #![no_main]
 
 mod acts;
 mod agent;
 mod json;
 mod observe;
+mod plain;
 mod sys;
 
 use std::ffi::{c_char, c_int};
@@ -30,7 +32,11 @@ pub extern "C" fn main(_argc: c_int, _argv: *const *const c_char) -> c_int {
         match words.first().map(String::as_str) {
             Some("exit") => return words.get(1).and_then(|code| code.parse().ok()).unwrap_or(125),
             Some("hook") => hook(&words[1..]),
-            Some(_) => answer(words),
+            Some(_) => match plain::act(words) {
+                plain::Ending::Unknown => answer(words),
+                plain::Ending::Done => {}
+                plain::Ending::Exit(code) => return code,
+            },
             None => {}
         }
     }

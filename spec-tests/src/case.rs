@@ -1,17 +1,38 @@
 //! What a case is: a sentence about a runtime, the clauses it rests on, what it needs, and a body that asks the kernel.
 
 use std::fmt;
+use std::time::Instant;
 
 use anyhow::{Error, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::engine::Dock;
 use crate::lab::Lab;
 use crate::require::Need;
 
-/// What a case does.
-pub type Body = Box<dyn Fn(&Lab) -> Result<()> + Send + Sync>;
+/// What a case does to an OCI runtime.
+pub type OfRuntime = dyn Fn(&Lab) -> Result<()> + Send + Sync;
+/// What a case does to an engine of Docker's API.
+pub type OfEngine = dyn Fn(&Dock<'_>) -> Result<()> + Send + Sync;
 
-/// A question to a runtime.
+/// What a case does, and to whom.
+pub enum Body {
+    /// See [`OfRuntime`].
+    Runtime(Box<OfRuntime>),
+    /// See [`OfEngine`].
+    Engine(Box<OfEngine>),
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Runtime(_) => "Runtime",
+            Self::Engine(_) => "Engine",
+        })
+    }
+}
+
+/// A question to a runtime or an engine.
 pub struct Case {
     /// `suite/subject/what`: what `--filter` and reports use. Never changes its meaning once published.
     pub name: String,
@@ -32,13 +53,37 @@ impl fmt::Debug for Case {
 }
 
 impl Case {
-    /// A case that needs nothing but root.
+    /// A question to a runtime, which needs nothing but root.
     pub fn new(
         name: impl Into<String>,
         sentence: impl Into<String>,
         clauses: &[&str],
         body: impl Fn(&Lab) -> Result<()> + Send + Sync + 'static,
     ) -> Self {
+        Self::with_body(
+            name.into(),
+            sentence.into(),
+            clauses,
+            Body::Runtime(Box::new(body)),
+        )
+    }
+
+    /// A question to an engine, which needs nothing but its socket.
+    pub fn of_engine(
+        name: impl Into<String>,
+        sentence: impl Into<String>,
+        clauses: &[&str],
+        body: impl Fn(&Dock<'_>) -> Result<()> + Send + Sync + 'static,
+    ) -> Self {
+        Self::with_body(
+            name.into(),
+            sentence.into(),
+            clauses,
+            Body::Engine(Box::new(body)),
+        )
+    }
+
+    fn with_body(name: String, sentence: String, clauses: &[&str], body: Body) -> Self {
         let mut ids: Vec<String> = Vec::new();
         for id in clauses {
             if !ids.iter().any(|one| one == id) {
@@ -46,11 +91,11 @@ impl Case {
             }
         }
         Self {
-            name: name.into(),
-            sentence: sentence.into(),
+            name,
+            sentence,
             clauses: ids,
             needs: Vec::new(),
-            body: Box::new(body),
+            body,
         }
     }
 
@@ -76,6 +121,16 @@ pub fn case(
     body: impl Fn(&Lab) -> Result<()> + Send + Sync + 'static,
 ) -> Case {
     Case::new(name, sentence, clauses, body)
+}
+
+/// [`Case::of_engine`] by a shorter name.
+pub fn engine_case(
+    name: impl Into<String>,
+    sentence: impl Into<String>,
+    clauses: &[&str],
+    body: impl Fn(&Dock<'_>) -> Result<()> + Send + Sync + 'static,
+) -> Case {
+    Case::of_engine(name, sentence, clauses, body)
 }
 
 /// How a case ended.
@@ -117,6 +172,22 @@ impl Verdict {
                 Some(Skip(reason)) => Self::Skipped(reason.clone()),
                 None => Self::Failed(format!("{error:#}")),
             },
+        }
+    }
+}
+
+impl Record {
+    /// Of a case that began then and has just ended; it left nothing.
+    #[must_use]
+    pub fn of(case: &Case, verdict: Verdict, begin: Instant) -> Self {
+        Self {
+            name: case.name.clone(),
+            sentence: case.sentence.clone(),
+            clauses: case.clauses.clone(),
+            verdict,
+            milliseconds: u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX),
+            left: Vec::new(),
+            kept: None,
         }
     }
 }

@@ -1,6 +1,6 @@
-//! The table of what the runtime specification demands on Linux, and which case asks for it.
+//! The tables of what the runtime specification demands on Linux, and of what an engine is asked, and which case asks for it.
 //!
-//! The table is `data/runtime-spec-1.3.txt`: a line in brackets names a document and heading; a line below it is a
+//! The tables are `data/runtime-spec-1.3.txt` and `data/engine.txt`: a line in brackets names a document and heading; a line below it is a
 //! number (or the name of a table's row), a level, perhaps `since` a version, and our own short wording. After ` !! `
 //! stands why no case can observe it. An id is `document#heading/number`.
 
@@ -10,7 +10,41 @@ use std::fmt::Write as _;
 use crate::case::Case;
 use crate::require::SpecVersion;
 
-const TABLE: &str = include_str!("../data/runtime-spec-1.3.txt");
+/// A table, with what stands above it in the document of its coverage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Table {
+    /// runtime-spec 1.3.
+    Runtime,
+    /// Rows of what users do with an engine, and the operations of its API.
+    Engine,
+}
+
+impl Table {
+    const ALL: [Self; 2] = [Self::Runtime, Self::Engine];
+
+    fn text(self) -> &'static str {
+        match self {
+            Self::Runtime => include_str!("../data/runtime-spec-1.3.txt"),
+            Self::Engine => include_str!("../data/engine.txt"),
+        }
+    }
+
+    fn heading(self) -> &'static str {
+        match self {
+            Self::Runtime => {
+                "# Coverage of the runtime specification\n\n<!-- Generated: kelson-spec-tests report --coverage. -->\n\n\
+                 What runtime-spec 1.3 demands of a runtime on Linux, clause by clause, in our own words, and the case that\n\
+                 asks for it or the reason why none can. An id is the document, the heading, and a number or a table's row.\n"
+            }
+            Self::Engine => {
+                "# Coverage of an engine\n\n<!-- Generated: kelson-spec-tests report --coverage engine. -->\n\n\
+                 What users do with an engine (A1 run, lifecycle and state; A2 exec, attach, logs, figures, inspect; A3 images, names,\n\
+                 layers, registry) and the operations of the Docker Engine API 1.56, and the cases that ask for them or the reason why none\n\
+                 does. There is no specification with a MUST: what is asked is what the API's description and stock dockerd agree on.\n"
+            }
+        }
+    }
+}
 
 /// How much a clause demands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -61,10 +95,21 @@ pub struct Clause {
 pub struct Clauses(pub Vec<Clause>);
 
 impl Clauses {
-    /// The table that is part of this program. A line that can't be read is left out; a test finds it.
+    /// All tables that are part of this program. A line that can't be read is left out; a test finds it.
     #[must_use]
     pub fn read() -> Self {
-        Self(parse(TABLE).into_iter().filter_map(Result::ok).collect())
+        Self(
+            Table::ALL
+                .into_iter()
+                .flat_map(|table| Self::of(table).0)
+                .collect(),
+        )
+    }
+
+    /// One of them.
+    #[must_use]
+    pub fn of(table: Table) -> Self {
+        Self(parse(table.text()).into_iter().filter_map(Result::ok).collect())
     }
 
     /// One clause by its id.
@@ -93,7 +138,8 @@ impl Clauses {
     #[must_use]
     pub fn problems(&self, cases: &[Case]) -> Vec<String> {
         let by_clause = cases_by_clause(cases);
-        let mut problems: Vec<String> = parse(TABLE).into_iter().filter_map(Result::err).collect();
+        let lines = Table::ALL.into_iter().flat_map(|table| parse(table.text()));
+        let mut problems: Vec<String> = lines.filter_map(Result::err).collect();
         let mut ids = BTreeSet::new();
         for clause in &self.0 {
             if !ids.insert(clause.id.as_str()) {
@@ -108,38 +154,36 @@ impl Clauses {
             }
         }
         for (id, cases) in &by_clause {
-            if id.contains(".md#") && self.get(id).is_none() {
+            if id.contains('#') && self.get(id).is_none() {
                 problems.push(format!("{cases:?} name {id}, which is not in the table"));
             }
         }
         problems
     }
 
-    /// The table with its cases, as Markdown.
+    /// A table with its cases, as Markdown.
     #[must_use]
-    pub fn coverage(&self, cases: &[Case]) -> String {
+    pub fn coverage(table: Table, cases: &[Case]) -> String {
         let by_clause = cases_by_clause(cases);
-        let mut out = String::from(
-            "# Coverage of the runtime specification\n\n<!-- Generated: kelson-spec-tests report --coverage. -->\n\n\
-             What runtime-spec 1.3 demands of a runtime on Linux, clause by clause, in our own words, and the case that\n\
-             asks for it or the reason why none can. An id is the document, the heading, and a number or a table's row.\n\n\
-             | level | clauses | with a case | share |\n| --- | --- | --- | --- |\n",
+        let clauses = Self::of(table).0;
+        let mut out = format!(
+            "{}\n| level | clauses | with a case | share |\n| --- | --- | --- | --- |\n",
+            table.heading()
         );
         for level in [Level::Must, Level::Should, Level::Says] {
-            let all: Vec<_> = self.0.iter().filter(|clause| clause.level == level).collect();
+            let all: Vec<_> = clauses.iter().filter(|clause| clause.level == level).collect();
+            if all.is_empty() {
+                continue;
+            }
             let with = all
                 .iter()
                 .filter(|clause| by_clause.contains_key(clause.id.as_str()))
                 .count();
-            let share = if all.is_empty() {
-                100
-            } else {
-                with * 100 / all.len()
-            };
+            let share = with * 100 / all.len();
             let _ = writeln!(out, "| {} | {} | {with} | {share} % |", level.word(), all.len());
         }
         let mut heading = "";
-        for clause in &self.0 {
+        for clause in &clauses {
             let (section, number) = clause.id.rsplit_once('/').unwrap_or((&clause.id, ""));
             if section != heading {
                 let _ = write!(

@@ -81,7 +81,8 @@ fn append(archive: &mut tar::Builder<File>, path: &str, bytes: &[u8]) -> Result<
     Ok(())
 }
 
-fn header(kind: tar::EntryType, mode: u32, size: usize) -> tar::Header {
+/// Of an archive's entry that belongs to root.
+pub(crate) fn header(kind: tar::EntryType, mode: u32, size: usize) -> tar::Header {
     let mut header = tar::Header::new_gnu();
     header.set_entry_type(kind);
     header.set_mode(mode);
@@ -102,12 +103,13 @@ fn digest_of(path: &Path) -> Result<String> {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// As in digests.
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The name that images use for this machine's architecture.
-fn architecture() -> &'static str {
+pub(crate) fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",

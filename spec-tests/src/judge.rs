@@ -8,9 +8,10 @@ use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 
 use crate::case::{Case, Verdict};
-use crate::clauses::Clauses;
+use crate::clauses::{Clauses, Table};
+use crate::engine::Address;
 use crate::report::{FORMAT, Report, compare, formats};
-use crate::runner::{self, Plan};
+use crate::runner::{self, Plan, Target};
 use crate::suites;
 
 /// Which cases.
@@ -21,12 +22,40 @@ pub struct Choice {
     filter: Vec<String>,
 }
 
+/// Who is judged: a runtime or an engine.
+#[derive(Debug, Args)]
+pub struct SubjectArguments {
+    /// The OCI runtime to judge
+    #[arg(
+        long,
+        value_name = "PATH",
+        required_unless_present = "engine",
+        conflicts_with = "engine"
+    )]
+    runtime: Option<PathBuf>,
+    /// The engine to judge: a socket's path, unix://PATH or tcp://HOST:PORT of a Docker-API engine
+    #[arg(long, value_name = "SOCKET")]
+    engine: Option<Address>,
+    /// A registry without TLS that the engine and this program reach, for cases that push and pull
+    #[arg(long, value_name = "HOST:PORT", requires = "engine")]
+    registry: Option<String>,
+}
+
+impl SubjectArguments {
+    fn target(&self) -> Result<Target> {
+        match (&self.runtime, &self.engine) {
+            (Some(program), _) => Ok(Target::Runtime(program.clone())),
+            (None, Some(address)) => Ok(Target::Engine(address.clone(), self.registry.clone())),
+            (None, None) => anyhow::bail!("neither --runtime nor --engine"),
+        }
+    }
+}
+
 /// Arguments of `run`.
 #[derive(Debug, Args)]
 pub struct RunArguments {
-    /// The OCI runtime to judge
-    #[arg(long, value_name = "PATH")]
-    runtime: PathBuf,
+    #[command(flatten)]
+    subject: SubjectArguments,
     #[command(flatten)]
     choice: Choice,
     /// Cases at the same time; default: one more than there are processors
@@ -65,17 +94,19 @@ pub enum Format {
 /// Arguments of `report`.
 #[derive(Debug, Args)]
 pub struct ReportArguments {
-    /// Print which clause is asked for by which case
-    #[arg(long, conflicts_with = "files")]
-    coverage: bool,
+    /// Print which clause of the runtime specification, or which row of the engine's, is asked for by which case
+    #[arg(long, value_name = "TABLE", conflicts_with = "files", num_args = 0..=1, default_missing_value = "runtime")]
+    coverage: Option<Table>,
     /// Reports that were written with `--format json`, to be set side by side
     #[arg(value_name = "FILE", required_unless_present = "coverage")]
     files: Vec<PathBuf>,
 }
 
 impl Choice {
-    fn pick(&self, cases: &[Case]) -> Result<Vec<usize>> {
-        let chosen: Vec<usize> = (0..cases.len()).filter(|n| self.takes(&cases[*n])).collect();
+    fn pick(&self, cases: &[Case], asked: impl Fn(&Case) -> bool) -> Result<Vec<usize>> {
+        let chosen: Vec<usize> = (0..cases.len())
+            .filter(|n| self.takes(&cases[*n]) && asked(&cases[*n]))
+            .collect();
         ensure!(!chosen.is_empty(), "no case matches {:?}", self.filter);
         Ok(chosen)
     }
@@ -94,7 +125,7 @@ impl Choice {
 pub fn list(choice: &Choice) -> Result<()> {
     let cases = suites::all();
     let mut out = stdout().lock();
-    for n in choice.pick(&cases)? {
+    for n in choice.pick(&cases, |_| true)? {
         let case = &cases[n];
         writeln!(
             out,
@@ -107,16 +138,17 @@ pub fn list(choice: &Choice) -> Result<()> {
     Ok(())
 }
 
-/// Judges a runtime; whether it did well.
+/// Judges a runtime or an engine; whether it did well.
 ///
 /// # Errors
 /// When it can't be judged at all.
 pub fn run(arguments: &RunArguments) -> Result<bool> {
     let cases = suites::all();
-    let chosen = arguments.choice.pick(&cases)?;
+    let target = arguments.subject.target()?;
+    let chosen = arguments.choice.pick(&cases, |case| target.takes(case))?;
     let known = arguments.known.as_deref().map_or(Ok(Vec::new()), read_known)?;
     let plan = Plan {
-        runtime: arguments.runtime.clone(),
+        target,
         jobs: arguments
             .jobs
             .unwrap_or_else(|| std::thread::available_parallelism().map_or(2, |n| n.get() + 1)),
@@ -188,12 +220,12 @@ fn surprises(report: &Report, known: &[String]) -> Vec<String> {
 /// # Errors
 /// When a file is no report.
 pub fn report(arguments: &ReportArguments) -> Result<()> {
-    let clauses = Clauses::read();
-    let text = if arguments.coverage {
-        clauses.coverage(&suites::all())
-    } else {
-        let reports: Result<Vec<Report>> = arguments.files.iter().map(|file| read_report(file)).collect();
-        compare::markdown(&reports?, &clauses)
+    let text = match arguments.coverage {
+        Some(table) => Clauses::coverage(table, &suites::all()),
+        None => {
+            let reports: Result<Vec<Report>> = arguments.files.iter().map(|file| read_report(file)).collect();
+            compare::markdown(&reports?, &Clauses::read())
+        }
     };
     Ok(stdout().lock().write_all(text.as_bytes())?)
 }

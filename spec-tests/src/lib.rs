@@ -8,6 +8,7 @@ pub mod case;
 pub mod cgroup;
 pub mod clauses;
 pub mod enclosure;
+pub mod engine;
 pub mod eventually;
 pub mod image;
 pub mod judge;

@@ -23,7 +23,7 @@ struct Cli {
 enum Command {
     /// Name every case, its clauses and its sentence
     List(judge::Choice),
-    /// Judge an OCI runtime; exit status 0: no case failed, 1: some did, 2: it could not be judged
+    /// Judge an OCI runtime or an engine; exit status 0: no case failed, 1: some did, 2: it could not be judged
     Run(judge::RunArguments),
     /// Set reports side by side, or print which clause is asked for by which case
     Report(judge::ReportArguments),

@@ -37,6 +37,14 @@ pub enum Need {
     Processors(usize),
     /// A program on the path.
     Program(&'static str),
+    /// Of an engine: a registry to push to and pull from. This and the next ones are known to [`crate::engine::Subject`].
+    Registry,
+    /// Of an engine: its containers' processes are seen in this machine's /proc.
+    EngineProcesses,
+    /// Of an engine: published ports are reached from here.
+    PublishedPorts,
+    /// Of an engine: at least this version of the API.
+    Api(SpecVersion),
 }
 
 /// What was found on this machine.
@@ -124,6 +132,7 @@ impl Host {
                 unless(here >= *count, &format!("fewer than {count} processors"))
             }
             Need::Program(name) => unless(find_program(name), &format!("no program {name}")),
+            Need::Registry | Need::EngineProcesses | Need::PublishedPorts | Need::Api(_) => None,
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::runner::Run;
 pub struct Report {
     /// Of this document; a reader refuses a newer one.
     pub format: u32,
-    /// Path of the program that was judged.
+    /// Path of the program, or address of the engine, that was judged.
     pub runtime: String,
     /// What it says of its version.
     pub version: String,
@@ -39,7 +39,7 @@ impl Report {
     pub fn of(run: &Run) -> Self {
         Self {
             format: FORMAT,
-            runtime: run.runtime.display().to_string(),
+            runtime: run.subject.clone(),
             version: run.version.clone(),
             claims: run.claims.map(|version| version.to_string()),
             machine: machine(),

@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::case::{Case, Record, Verdict};
+use crate::case::{Body, Case, Record, Verdict};
+use crate::engine;
 use crate::lab::process::{quiet, read_bounded};
 use crate::require::SpecVersion;
 use worker::{Order, Setup};
@@ -25,11 +26,31 @@ const SETUP_LIMIT: Duration = Duration::from_secs(30);
 /// Whether the runtime works at all.
 const FIRST_CASE: &str = "runtime/create/creates";
 
+/// Who is judged.
+#[derive(Debug, Clone)]
+pub enum Target {
+    /// A program.
+    Runtime(PathBuf),
+    /// An engine, and a registry that it reaches.
+    Engine(engine::Address, Option<String>),
+}
+
+impl Target {
+    /// Whether a case asks it anything.
+    #[must_use]
+    pub fn takes(&self, case: &Case) -> bool {
+        matches!(
+            (self, &case.body),
+            (Self::Runtime(_), Body::Runtime(_)) | (Self::Engine(..), Body::Engine(_))
+        )
+    }
+}
+
 /// How to run.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// The program under test.
-    pub runtime: PathBuf,
+    /// Who is judged.
+    pub target: Target,
     /// Cases at the same time.
     pub jobs: usize,
     /// For one case.
@@ -41,11 +62,11 @@ pub struct Plan {
 /// What came out, and about what.
 #[derive(Debug, Clone)]
 pub struct Run {
-    /// The program under test.
-    pub runtime: PathBuf,
+    /// The program, or the address of the engine.
+    pub subject: String,
     /// The first line it says of its version.
     pub version: String,
-    /// The newest specification that it claims to follow.
+    /// The newest specification that it claims to follow; of an engine, the version of the API.
     pub claims: Option<SpecVersion>,
     /// What the reader should know.
     pub notes: Vec<String>,
@@ -58,37 +79,75 @@ pub struct Run {
 /// Runs `chosen` of `all` cases, by index; `progress` hears of each as it ends.
 ///
 /// # Errors
-/// When the runtime can't be started, or no worker can work.
+/// When the runtime can't be started, the engine does not answer, or no worker can work.
 pub fn run(all: &[Case], chosen: &[usize], plan: &Plan, progress: impl Fn(&Record) + Sync) -> Result<Run> {
     let begin = Instant::now();
-    let runtime = absolute(&plan.runtime)?;
     let scratch = tempfile::Builder::new().prefix("kelson-spec-").tempdir()?;
     // A container's users must get through to its root.
     std::fs::set_permissions(
         scratch.path(),
         std::os::unix::fs::PermissionsExt::from_mode(0o755),
     )?;
-    let version = version_of(&runtime)?;
-    let claims = claims_of(&runtime);
-    let mut notes = Vec::new();
     let mut setup = Setup {
-        runtime: runtime.clone(),
+        runtime: PathBuf::new(),
         directory: scratch.path().to_owned(),
-        prefix: String::new(),
+        prefix: format!("kst{}", std::process::id()),
         hide_unified: false,
-        claims,
+        claims: None,
         keep: plan.keep,
+        engine: None,
     };
-    if needs_unified_hidden(&setup, plan.timeout)? {
-        setup.hide_unified = true;
-        notes.push("judged with the v2 hierarchy hidden: it refuses a machine with both".to_owned());
+    let mut notes = Vec::new();
+    let (subject, version) = match &plan.target {
+        Target::Runtime(program) => {
+            let version = meet_runtime(program, plan.timeout, &mut setup, &mut notes)?;
+            (setup.runtime.display().to_string(), version)
+        }
+        Target::Engine(address, registry) => {
+            let engine = engine::Subject::meet(address, registry.as_deref())?;
+            notes.extend(engine.hidden.iter().chain(&engine.unreachable).cloned());
+            let version = engine.version.clone();
+            setup.claims = Some(engine.api);
+            setup.prefix = format!("kst-{}", engine.run);
+            setup.engine = Some(engine);
+            (address.to_string(), version)
+        }
+    };
+    let records = work_off(&Queue::new(all, chosen), plan, &setup, progress);
+    match &setup.engine {
+        Some(engine) => notes.extend(
+            engine::setup::clear(engine)?
+                .into_iter()
+                .map(|left| format!("left behind: {left}")),
+        ),
+        // What a worker left that had to be killed.
+        None => crate::enclosure::remove_stale()?,
     }
-    let queue = Queue::new(all, chosen);
-    let results = std::sync::Mutex::new(vec![None; chosen.len()]);
+    if plan.keep && setup.engine.is_none() {
+        let kept = scratch.keep();
+        notes.push(format!("files of failed cases are in {}", kept.display()));
+    }
+    Ok(Run {
+        subject,
+        version,
+        claims: setup.claims,
+        notes,
+        records: records?,
+        wall: begin.elapsed(),
+    })
+}
+
+fn work_off(
+    queue: &Queue<'_>,
+    plan: &Plan,
+    setup: &Setup,
+    progress: impl Fn(&Record) + Sync,
+) -> Result<Vec<Record>> {
+    let results = std::sync::Mutex::new(vec![None; queue.order.len()]);
     thread::scope(|scope| {
         let mut threads = Vec::new();
         for job in 0..plan.jobs.max(1) {
-            let (queue, results, setup, progress) = (&queue, &results, &setup, &progress);
+            let (results, progress) = (&results, &progress);
             threads.push(scope.spawn(move || -> Result<()> {
                 let mut hand = Hand::new(setup, job);
                 while let Some((place, case)) = queue.next() {
@@ -108,23 +167,27 @@ pub fn run(all: &[Case], chosen: &[usize], plan: &Plan, progress: impl Fn(&Recor
         }
         anyhow::Ok(())
     })?;
-    // What a worker left that had to be killed.
-    crate::enclosure::remove_stale()?;
-    if plan.keep {
-        let kept = scratch.keep();
-        notes.push(format!("files of failed cases are in {}", kept.display()));
-    }
     let records = results
         .into_inner()
         .map_err(|_| anyhow::anyhow!("a result is lost"))?;
-    Ok(Run {
-        runtime,
-        version,
-        claims,
-        notes,
-        records: records.into_iter().flatten().collect(),
-        wall: begin.elapsed(),
-    })
+    Ok(records.into_iter().flatten().collect())
+}
+
+/// What the runtime says of its version.
+fn meet_runtime(
+    program: &Path,
+    timeout: Duration,
+    setup: &mut Setup,
+    notes: &mut Vec<String>,
+) -> Result<String> {
+    setup.runtime = absolute(program)?;
+    let version = version_of(&setup.runtime)?;
+    setup.claims = claims_of(&setup.runtime);
+    if needs_unified_hidden(setup, timeout)? {
+        setup.hide_unified = true;
+        notes.push("judged with the v2 hierarchy hidden: it refuses a machine with both".to_owned());
+    }
+    Ok(version)
 }
 
 fn absolute(program: &Path) -> Result<PathBuf> {
@@ -234,15 +297,7 @@ impl<'a> Hand<'a> {
         attempt.unwrap_or_else(|error| {
             // It may be stuck in a system call or a loop: it goes, and its enclosure with the next one's start.
             self.worker = None;
-            Record {
-                name: case.name.clone(),
-                sentence: case.sentence.clone(),
-                clauses: case.clauses.clone(),
-                verdict: Verdict::Failed(format!("{error:#}")),
-                milliseconds: u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX),
-                left: Vec::new(),
-                kept: None,
-            }
+            Record::of(case, Verdict::Failed(format!("{error:#}")), begin)
         })
     }
 
@@ -252,7 +307,7 @@ impl<'a> Hand<'a> {
             let name = format!("{}-{}", self.job, self.used);
             let setup = Setup {
                 directory: self.setup.directory.join(format!("worker{name}")),
-                prefix: format!("kst{}w{name}", std::process::id()),
+                prefix: format!("{}w{name}", self.setup.prefix),
                 ..self.setup.clone()
             };
             self.worker = Some(Worker::start(&setup)?);

@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 use nix::mount::{MntFlags, umount2};
 use serde::{Deserialize, Serialize};
 
-use crate::case::{Case, Record, Verdict};
+use crate::case::{Body, Case, Record, Verdict};
 use crate::clauses::Clauses;
 use crate::enclosure::{Enclosure, Settings};
 use crate::eventually::eventually;
@@ -39,6 +39,8 @@ pub struct Setup {
     pub claims: Option<SpecVersion>,
     /// Keep the files of cases that fail.
     pub keep: bool,
+    /// The engine under test, in place of a runtime.
+    pub engine: Option<crate::engine::Subject>,
 }
 
 /// One case to do.
@@ -55,6 +57,9 @@ pub struct Order {
 pub fn serve(cases: &[Case], input: impl BufRead, mut output: impl Write) -> Result<()> {
     let mut lines = input.lines();
     let setup: Setup = serde_json::from_str(&lines.next().context("no setup")??)?;
+    if let Some(subject) = &setup.engine {
+        return crate::engine::worker::serve(cases, &setup, subject, lines, output);
+    }
     // What loses its parent comes to us: containers' first processes, which we reap.
     nix::sys::prctl::set_child_subreaper(true)?;
     let enclosure = Enclosure::enter(Settings {
@@ -121,13 +126,9 @@ impl Workbench {
             fs::remove_dir_all(&directory).ok();
         }
         Ok(Record {
-            name: case.name.clone(),
-            sentence: case.sentence.clone(),
-            clauses: case.clauses.clone(),
-            verdict,
-            milliseconds: u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX),
             left,
             kept: keep.then(|| directory.display().to_string()),
+            ..Record::of(case, verdict, begin)
         })
     }
 
@@ -154,7 +155,10 @@ impl Workbench {
                 &self.probe,
                 &prefix,
             )?;
-            Verdict::of((case.body)(&lab))
+            match &case.body {
+                Body::Runtime(body) => Verdict::of(body(&lab)),
+                Body::Engine(_) => Verdict::Skipped("a question to an engine".into()),
+            }
         };
         let left = self.sweep(&before)?;
         Ok((verdict, left))

@@ -2,6 +2,7 @@
 
 pub mod attacks;
 pub mod cli;
+pub mod engine;
 pub mod runtime;
 
 use crate::case::Case;
@@ -12,6 +13,7 @@ pub fn all() -> Vec<Case> {
     let mut all = runtime::cases();
     all.extend(cli::cases());
     all.extend(attacks::cases());
+    all.extend(engine::cases());
     all
 }
 
