@@ -2,9 +2,10 @@
 
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpStream, ToSocketAddrs};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::process::Command;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
@@ -85,16 +86,45 @@ impl Address {
 /// # Errors
 /// When none does.
 pub fn connect_tcp(host: &str, limit: Duration) -> Result<TcpStream> {
-    let all = host.to_socket_addrs().with_context(|| format!("find {host}"))?;
     let mut last = None;
-    for address in all {
+    for address in find(host)? {
         match TcpStream::connect_timeout(&address, limit) {
             Ok(stream) => return Ok(stream),
             Err(error) => last = Some(error),
         }
     }
-    Err(last.map_or_else(|| anyhow::anyhow!("{host} has no address"), Error::from))
-        .with_context(|| format!("connect to {host}"))
+    let error = last.map_or_else(|| anyhow::anyhow!("no address"), Error::from);
+    Err(error.context(format!("connect to {host}")))
+}
+
+/// The addresses of `HOST:PORT`. Names are looked up by getent(1): this program is static, and the C library's own look-up needs
+/// plug-ins that a static program can't load.
+fn find(host: &str) -> Result<Vec<SocketAddr>> {
+    if let Ok(address) = host.parse() {
+        return Ok(vec![address]);
+    }
+    let (name, port) = host
+        .rsplit_once(':')
+        .with_context(|| format!("{host}: no HOST:PORT"))?;
+    let port: u16 = port.parse().with_context(|| format!("{host}: the port"))?;
+    let output = Command::new("getent")
+        .args(["ahosts", "--", name])
+        .output()
+        .with_context(|| format!("find {name} by getent"))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let mut all = Vec::new();
+    // Each address stands there once for each type of socket.
+    for address in text
+        .lines()
+        .filter_map(|line| line.split_whitespace().next()?.parse::<IpAddr>().ok())
+    {
+        let address = SocketAddr::new(address, port);
+        if !all.contains(&address) {
+            all.push(address);
+        }
+    }
+    ensure!(!all.is_empty(), "{name} has no address that getent finds");
+    Ok(all)
 }
 
 #[derive(Debug)]
@@ -188,6 +218,20 @@ fn in_words(error: io::Error) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_have_the_addresses_of_the_machine() {
+        assert_eq!(find("127.0.0.1:80").unwrap(), ["127.0.0.1:80".parse().unwrap()]);
+        assert_eq!(find("[::1]:80").unwrap(), ["[::1]:80".parse().unwrap()]);
+        let local = find("localhost:80").unwrap();
+        assert!(
+            local.iter().all(|address| address.ip().is_loopback()),
+            "{local:?}"
+        );
+        for wrong in ["nobody.invalid:80", "localhost:x", "localhost", "-s:80"] {
+            assert!(find(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn an_address_is_a_path_or_names_its_kind() {
