@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use kelson_formats::credentials::Credential;
 
@@ -20,6 +21,8 @@ pub struct ImagesConfig {
     pub max_concurrent_uploads: usize,
     /// Sent to registries.
     pub user_agent: String,
+    /// A registry that sends nothing, or next to nothing, for so long is given up.
+    pub patience: Duration,
 }
 
 impl Default for ImagesConfig {
@@ -30,6 +33,7 @@ impl Default for ImagesConfig {
             max_concurrent_downloads: 3,
             max_concurrent_uploads: 5,
             user_agent: concat!("kelson/", env!("CARGO_PKG_VERSION")).to_owned(),
+            patience: Duration::from_secs(60),
         }
     }
 }

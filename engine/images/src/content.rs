@@ -1,10 +1,16 @@
 //! Blobs by digest: `content/sha256/<hex>`. That a blob is there is a stat; a name appears only after its bytes were
-//! verified. Unfinished ones lie in `content/partial/` and are removed at open.
+//! verified. Unfinished ones lie in `content/partial/`: those a pull goes on with by digest, the others by number.
 
+pub(crate) mod partial;
+
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use partial::{Partial, map_path};
 
 use crate::digest::Digest;
 use crate::error::Doing;
@@ -18,14 +24,17 @@ pub(crate) struct Content {
     partial: PathBuf,
     next: AtomicU64,
     bytes: AtomicU64,
+    /// Blobs being fetched now.
+    fetching: Mutex<HashSet<Digest>>,
+    /// Held by every draft.
+    drafts: Arc<()>,
 }
 
 impl Content {
-    /// Opens or makes the store; unfinished blobs go.
+    /// Opens or makes the store. [`Self::sweep`] comes before any writing.
     pub fn open(root: &Path) -> Result<Self> {
         let blobs = root.join("sha256");
         let partial = root.join("partial");
-        files::remove_tree(&partial)?;
         files::make_dir(&blobs, 0o700)?;
         files::make_dir(&partial, 0o700)?;
         Ok(Self {
@@ -33,6 +42,8 @@ impl Content {
             partial,
             next: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
+            fetching: Mutex::default(),
+            drafts: Arc::default(),
         })
     }
 
@@ -50,7 +61,39 @@ impl Content {
             }
         }
         self.bytes.store(bytes, Ordering::Relaxed);
+        let doing = || format!("list {}", self.partial.display());
+        for entry in std::fs::read_dir(&self.partial).doing(doing)? {
+            let path = entry.doing(doing)?.path();
+            let digest = path.file_stem().and_then(|n| Digest::from_hex(n.to_str()?));
+            if digest.is_some_and(|d| keep(&d)) {
+                continue;
+            }
+            if path.is_dir() {
+                files::remove_tree(&path)?;
+            } else {
+                files::remove_file(&path)?;
+            }
+        }
         Ok(())
+    }
+
+    /// Whether blobs are being written.
+    pub fn is_busy(&self) -> bool {
+        Arc::strong_count(&self.drafts) > 1
+    }
+
+    /// Digests of all blobs, and of those that are partly here. Reads the disk.
+    pub fn list(&self) -> Result<(Vec<Digest>, Vec<Digest>)> {
+        let list = |dir: &Path| -> Result<Vec<Digest>> {
+            let doing = || format!("list {}", dir.display());
+            let mut found = Vec::new();
+            for entry in std::fs::read_dir(dir).doing(doing)? {
+                let name = entry.doing(doing)?.file_name();
+                found.extend(name.to_str().and_then(Digest::from_hex));
+            }
+            Ok(found)
+        };
+        Ok((list(&self.blobs)?, list(&self.partial)?))
     }
 
     /// Bytes of all blobs.
@@ -114,6 +157,7 @@ impl Content {
             path,
             len: 0,
             kept: false,
+            _drafts: Arc::clone(&self.drafts),
         })
     }
 
@@ -127,14 +171,74 @@ impl Content {
         Ok(())
     }
 
-    /// Removes a blob; the bytes it held.
+    /// Begins to fetch a blob, or goes on where an earlier pull was cut off. `None` while another fetch of it is under way.
+    pub fn fetch(self: &Arc<Self>, digest: Digest, size: u64) -> Result<Option<Fetch>> {
+        let mut fetching = self.fetching.lock().unwrap_or_else(PoisonError::into_inner);
+        if fetching.contains(&digest) {
+            return Ok(None);
+        }
+        let partial = Arc::new(Partial::open(self.partial.join(digest.hex()), size)?);
+        fetching.insert(digest);
+        Ok(Some(Fetch {
+            content: Arc::clone(self),
+            digest,
+            partial,
+        }))
+    }
+
+    /// Removes a blob, whole or partly here; the bytes the whole one held.
     pub fn remove(&self, digest: &Digest) -> Result<u64> {
+        self.forget_partial(digest)?;
         let Some(size) = self.size(digest) else {
             return Ok(0);
         };
         files::remove_file(&self.path(digest))?;
         self.bytes.fetch_sub(size, Ordering::Relaxed);
         Ok(size)
+    }
+
+    fn forget_partial(&self, digest: &Digest) -> Result<()> {
+        let path = self.partial.join(digest.hex());
+        // The map first: bytes without it are worth nothing, a map without its bytes would be a lie.
+        files::remove_file(&map_path(&path))?;
+        files::remove_file(&path)
+    }
+}
+
+/// The right to fetch one blob. Dropped, what has arrived stays for the next.
+#[derive(Debug)]
+pub(crate) struct Fetch {
+    content: Arc<Content>,
+    digest: Digest,
+    pub partial: Arc<Partial>,
+}
+
+impl Fetch {
+    /// Gives the verified blob its name.
+    pub fn commit(self, size: u64) -> Result<()> {
+        let content = &self.content;
+        let path = content.partial.join(self.digest.hex());
+        let before = content.size(&self.digest);
+        std::fs::rename(&path, content.path(&self.digest)).doing(|| format!("store blob {}", self.digest))?;
+        content.bytes.fetch_add(size, Ordering::Relaxed);
+        content.bytes.fetch_sub(before.unwrap_or(0), Ordering::Relaxed);
+        files::remove_file(&map_path(&path))
+    }
+
+    /// Throws away what has arrived: it is not what was asked for.
+    pub fn discard(self) -> Result<()> {
+        self.content.forget_partial(&self.digest)
+    }
+}
+
+impl Drop for Fetch {
+    fn drop(&mut self) {
+        let mut fetching = self
+            .content
+            .fetching
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        fetching.remove(&self.digest);
     }
 }
 
@@ -145,6 +249,7 @@ pub(crate) struct BlobDraft {
     path: PathBuf,
     len: u64,
     kept: bool,
+    _drafts: Arc<()>,
 }
 
 impl BlobDraft {

@@ -26,4 +26,4 @@ pub use image::{HistoryEntry, Image, Layer};
 pub use progress::Progress;
 pub use remove::{InUse, Removed};
 pub use snapshots::{Access, Change, ChangeKind, ExtractOptions, PathStat, RootFs, RootMount};
-pub use store::{EmbeddedImage, Images, ImportOptions, Loaded, Pruned, Pulled, Pushed, Usage};
+pub use store::{EmbeddedImage, Finding, Images, ImportOptions, Loaded, Pruned, Pulled, Pushed, Usage};

@@ -68,6 +68,8 @@ async fn victim() {
 
 fn check(root: &Path) {
     let images = Images::open(root, ImagesConfig::default()).unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    assert_eq!(runtime.block_on(images.check()).unwrap(), []);
     for image in images.list() {
         let view = images.view_image(&image).unwrap();
         assert_eq!(view.read(Path::new("etc/base"), 100).unwrap().unwrap(), b"base");
@@ -91,7 +93,6 @@ fn check(root: &Path) {
             .collect::<Vec<_>>()
     };
     assert!(list("content/partial").is_empty());
-    let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
         for container in images.snapshot_containers() {
             images.remove_snapshot(&container).await.unwrap();

@@ -206,6 +206,16 @@ async fn wrong_layers_are_refused_and_nothing_is_left() {
         assert!(error.to_string().contains(message), "{what}: {error}");
         assert_eq!(error.kind(), kind, "{what}: {error}");
         assert!(store.images.list().is_empty());
+        if kind == Kind::Unavailable {
+            // What has arrived stays for the next pull, or until somebody cleans up.
+            assert!(
+                store
+                    .files()
+                    .iter()
+                    .all(|n| !n.starts_with("images/refs") && !n.starts_with("images/ids"))
+            );
+            store.images.prune(false, None, &|_| None).await.unwrap();
+        }
         store.settles_as(&[]);
     }
 }
@@ -314,7 +324,7 @@ async fn a_broken_download_goes_on_where_it_broke() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_pull_that_is_given_up_leaves_nothing() {
+async fn what_a_pull_that_is_given_up_left_goes_with_a_prune() {
     let server = with_layer(|_, mut answer| {
         answer.stall = Some(60_000);
         answer
@@ -322,7 +332,23 @@ async fn a_pull_that_is_given_up_leaves_nothing() {
     let store = Store::new();
     let ended = tokio::time::timeout(Duration::from_millis(500), pull(&store, &server)).await;
     assert!(ended.is_err(), "the layer never comes");
-    store.settles_as(&[]);
+    let (images, names) = (store.images.list(), store.files());
+    assert!(
+        images.is_empty() && names.iter().all(|n| !n.starts_with("images/refs")),
+        "{names:?}"
+    );
+    assert!(
+        names.iter().any(|n| n.starts_with("content/partial/")),
+        "{names:?}"
+    );
+    // The pull's own threads may still be on their way out.
+    common::eventually("the pull is over", || {
+        let runtime = tokio::runtime::Handle::current();
+        let pruned =
+            tokio::task::block_in_place(|| runtime.block_on(store.images.prune(false, None, &|_| None)));
+        pruned.unwrap();
+        store.files().is_empty().then_some(())
+    });
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use common::{Store, config, docker_archive, gzip, layer};
 use kelson_formats::Reference;
-use kelson_images::{Access, Digest, EmbeddedImage, ImageId, ImportOptions, InUse, Kind, Removed};
+use kelson_images::{Access, Digest, EmbeddedImage, Finding, ImageId, ImportOptions, InUse, Kind, Removed};
 use rustix::fs::{Mode, OFlags};
 
 const NOBODY: &(dyn Fn(&ImageId) -> Option<InUse> + Send + Sync) = &|_| None;
@@ -124,6 +124,62 @@ async fn restart_keeps_all_and_cleans_what_is_half_made() {
     assert_eq!(store.images.resolve("demo:1").unwrap().size(), 32);
     assert_eq!(store.images.root_mount("c1").unwrap(), mount);
     assert_eq!(store.images.snapshot_containers(), ["c1"]);
+}
+
+#[tokio::test]
+async fn the_index_is_made_again_from_the_disk() {
+    let store = Store::new();
+    let id = load(&store, &["demo:1", "demo:2"], &two_layers(), "").await;
+    let nameless = load(&store, &[], &two_layers(), "nameless").await;
+    let image = store.images.resolve("demo:1").unwrap();
+    store.images.prepare("c1", &image).await.unwrap();
+    let before = store.files();
+    std::fs::remove_dir_all(store.dir.path().join("images/ids")).unwrap();
+    let store = store.reopen();
+    assert_eq!(store.files(), before);
+    assert_eq!(names(&store, "demo:1"), ["demo:1", "demo:2"]);
+    assert_eq!(store.images.resolve(&nameless.to_string()).unwrap().size(), 32);
+    assert_eq!(store.images.check().await.unwrap(), []);
+    // One record alone.
+    std::fs::remove_file(store.dir.path().join(format!("images/ids/{}.json", id.hex()))).unwrap();
+    let store = store.reopen();
+    assert_eq!(store.files(), before);
+    assert_eq!(*store.images.resolve("demo:2").unwrap().id(), id);
+    // Without the names the images are there still.
+    std::fs::remove_dir_all(store.dir.path().join("images/refs")).unwrap();
+    let store = store.reopen();
+    assert_eq!(store.images.list().len(), 2);
+    assert_eq!(store.images.check().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_check_tells_what_is_too_much_and_what_is_missing() {
+    let store = Store::new();
+    let id = load(&store, &["demo:1"], &two_layers(), "").await;
+    let root = store.dir.path();
+    assert_eq!(store.images.check().await.unwrap(), []);
+    let stray = format!("content/sha256/{}", Digest::of(b"stray").hex());
+    std::fs::write(root.join(&stray), "stray").unwrap();
+    std::fs::create_dir_all(root.join("snapshots/77/fs")).unwrap();
+    std::fs::create_dir_all(root.join("snapshots/78.gone")).unwrap();
+    let image = store.images.resolve("demo:1").unwrap();
+    let top = image.layers()[1].diff_id;
+    std::fs::remove_file(root.join(format!("content/sha256/{}", top.hex()))).unwrap();
+    let orphan = |path: &str| Finding::Orphan {
+        path: path.to_owned(),
+    };
+    let want = [
+        orphan(&stray),
+        orphan("snapshots/77"),
+        orphan("snapshots/78.gone"),
+        Finding::Missing {
+            owner: format!("image {id}"),
+            what: format!("blob {top}"),
+        },
+    ];
+    assert_eq!(store.images.check().await.unwrap(), want);
+    let store = store.reopen();
+    assert_eq!(store.images.check().await.unwrap(), want[3..]);
 }
 
 #[tokio::test]

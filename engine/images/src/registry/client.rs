@@ -1,32 +1,24 @@
 //! One repository of one registry, as one pull sees it: which address answered, who we are there, manifests and blobs.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, RANGE};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
-use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use kelson_formats::Reference;
 use kelson_formats::credentials::Credential;
 use serde::Deserialize;
-use tokio::sync::mpsc::Sender;
 
 use super::account::Account;
 use super::auth::{self, Challenge};
 use super::endpoint::Endpoint;
 use super::manifest::{self, Descriptor};
-use super::transport::{Ask, IDLE_TIMEOUT, Transport, parse_url, read_body, same_origin};
+use super::transport::{Ask, Transport, parse_url, read_body, same_origin};
 use crate::config::ImagesConfig;
 use crate::digest::Digest;
 use crate::limits::{ANSWER_MAX, MANIFEST_MAX};
 use crate::{Error, Kind, Result};
-
-/// Tries for one blob without a new byte in between.
-const BLOB_TRIES: u32 = 4;
-/// Before the second try; doubled for each further one.
-const RETRY_FIRST: Duration = Duration::from_millis(200);
 
 /// A repository at an address that answered.
 #[derive(Debug)]
@@ -190,114 +182,7 @@ impl Repository {
         Ok(bytes)
     }
 
-    /// Streams a blob into `sink`; goes on where a broken connection left off. The receiver checks the digest; more bytes than
-    /// the manifest says are never taken. Ends quietly when the receiver is gone: it knows why.
-    ///
-    /// # Errors
-    /// `Invalid` for a wrong size, `Unavailable` when the connection broke too often, `NotFound`, `Denied`.
-    pub async fn blob(
-        &self,
-        descriptor: &Descriptor,
-        sink: &Sender<Result<Bytes>>,
-        on_bytes: impl Fn(u64),
-    ) -> Result<()> {
-        let mut done = 0u64;
-        let mut tries = 0;
-        loop {
-            let before = done;
-            match self.blob_part(descriptor, &mut done, sink, &on_bytes).await {
-                Ok(()) => return Ok(()),
-                Err(e) if e.kind() != Kind::Unavailable => return Err(e),
-                Err(e) => {
-                    tries = if done > before { 1 } else { tries + 1 };
-                    if tries >= BLOB_TRIES {
-                        return Err(e);
-                    }
-                    tokio::time::sleep(RETRY_FIRST * 2u32.pow(tries - 1)).await;
-                }
-            }
-        }
-    }
-
-    async fn blob_part(
-        &self,
-        descriptor: &Descriptor,
-        done: &mut u64,
-        sink: &Sender<Result<Bytes>>,
-        on_bytes: &impl Fn(u64),
-    ) -> Result<()> {
-        let what = descriptor.digest.to_string();
-        let mut headers = HeaderMap::new();
-        if *done > 0
-            && let Ok(range) = HeaderValue::from_str(&format!("bytes={done}-"))
-        {
-            headers.insert(RANGE, range);
-        }
-        let answer = self.ask(self.url("blobs", &what), headers).await?;
-        let answer = self.judge(answer, &what).await?;
-        // A registry that does not know ranges begins again; what we have is skipped.
-        let mut skip = if answer.status() == StatusCode::PARTIAL_CONTENT {
-            0
-        } else {
-            *done
-        };
-        let start = *done - skip;
-        let length = answer
-            .headers()
-            .get(CONTENT_LENGTH)
-            .and_then(|l| l.to_str().ok()?.parse::<u64>().ok());
-        if let Some(length) = length
-            && start + length != descriptor.size
-        {
-            let sent = start + length;
-            return Err(Error::invalid(format!(
-                "blob {what}: the registry has {sent} bytes, the manifest says {}",
-                descriptor.size
-            )));
-        }
-        let broke = |why: &str, done: u64| {
-            let text = format!(
-                "download of blob {what} broke off after {done} of {} bytes: {why}",
-                descriptor.size
-            );
-            Error::new(Kind::Unavailable, text)
-        };
-        let mut body = answer.into_body();
-        loop {
-            let frame = match tokio::time::timeout(IDLE_TIMEOUT, body.frame()).await {
-                Err(_) => return Err(broke("context deadline exceeded", *done)),
-                Ok(None) => break,
-                Ok(Some(Err(e))) => return Err(broke(&e.to_string(), *done)),
-                Ok(Some(Ok(frame))) => frame,
-            };
-            let Ok(mut chunk) = frame.into_data() else {
-                continue;
-            };
-            let skipped = usize::try_from(skip).map_or(chunk.len(), |s| s.min(chunk.len()));
-            skip -= skipped as u64;
-            bytes::Buf::advance(&mut chunk, skipped);
-            if chunk.is_empty() {
-                continue;
-            }
-            *done += chunk.len() as u64;
-            if *done > descriptor.size {
-                return Err(Error::invalid(format!(
-                    "blob {what} is longer than the {} bytes its manifest says",
-                    descriptor.size
-                )));
-            }
-            on_bytes(*done);
-            if sink.send(Ok(chunk)).await.is_err() {
-                return Ok(());
-            }
-        }
-        if *done < descriptor.size {
-            return Err(broke("unexpected EOF", *done));
-        }
-        Ok(())
-    }
-
-    async fn ask(&self, url: String, headers: HeaderMap) -> Result<Response<Incoming>> {
+    pub(super) async fn ask(&self, url: String, headers: HeaderMap) -> Result<Response<Incoming>> {
         let mut ask = Ask::get(url, self.endpoint.insecure);
         ask.headers = headers;
         self.send(ask).await
@@ -332,7 +217,7 @@ impl Repository {
     }
 
     /// Turns an error answer into docker's sentence.
-    async fn judge(&self, answer: Response<Incoming>, what: &str) -> Result<Response<Incoming>> {
+    pub(super) async fn judge(&self, answer: Response<Incoming>, what: &str) -> Result<Response<Incoming>> {
         let status = answer.status();
         if status.is_success() {
             return Ok(answer);

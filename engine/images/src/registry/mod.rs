@@ -3,12 +3,14 @@
 mod account;
 mod auth;
 mod client;
+mod download;
 mod endpoint;
 pub(crate) mod manifest;
 mod transport;
 mod upload;
 
 pub(crate) use client::{Aim, Fetched, Repository};
+pub(crate) use download::{Arrived, Download};
 pub(crate) use endpoint::endpoints;
 pub(crate) use transport::Transport;
 pub(crate) use upload::Uploaded;

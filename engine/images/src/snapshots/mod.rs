@@ -12,6 +12,7 @@ mod view;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{Gid, Mode, OFlags, Uid};
@@ -91,6 +92,8 @@ pub(crate) struct Snapshots {
     root: PathBuf,
     next: AtomicU64,
     boot_id: String,
+    /// Held by every draft.
+    drafts: Arc<()>,
 }
 
 /// What [`Snapshots::open`] found.
@@ -149,6 +152,7 @@ impl Snapshots {
             root: root.to_owned(),
             next: AtomicU64::new(highest + 1),
             boot_id,
+            drafts: Arc::default(),
         };
         make_tree(&snapshots.tree(EMPTY))?;
         Ok((snapshots, found))
@@ -176,6 +180,23 @@ impl Snapshots {
         lowers
     }
 
+    /// Whether snapshots are being made.
+    pub fn is_busy(&self) -> bool {
+        Arc::strong_count(&self.drafts) > 1
+    }
+
+    /// Numbers and names of all that is here. Reads the disk.
+    pub fn list(&self) -> Result<Vec<(u64, String)>> {
+        let doing = || format!("list {}", self.root.display());
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(&self.root).doing(doing)? {
+            let name = entry.doing(doing)?.file_name().to_string_lossy().into_owned();
+            let number = name.strip_suffix(GONE).unwrap_or(&name).parse();
+            found.extend(number.ok().filter(|n| *n != EMPTY).map(|n: u64| (n, name)));
+        }
+        Ok(found)
+    }
+
     /// Begins a layer.
     pub fn draft(&self) -> Result<Draft> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
@@ -183,6 +204,7 @@ impl Snapshots {
             number,
             dir: self.dir(number),
             kept: false,
+            _drafts: Arc::clone(&self.drafts),
         };
         files::make_dir(&draft.dir, 0o700)?;
         make_tree(&draft.dir.join(TREE))?;
@@ -314,6 +336,7 @@ pub(crate) struct Draft {
     number: u64,
     dir: PathBuf,
     kept: bool,
+    _drafts: Arc<()>,
 }
 
 impl Draft {

@@ -3,17 +3,18 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Weak};
 
-use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use super::inner::Inner;
+use super::inner::{Inner, Lease, blocking};
 use super::state::BlobRef;
+use crate::content::Fetch;
+use crate::content::partial::{Arriving, Partial};
 use crate::digest::Digest;
-use crate::registry::Repository;
 use crate::registry::manifest::Descriptor;
+use crate::registry::{Arrived, Download, Repository};
 use crate::snapshots::Layer;
-use crate::unpack::pipeline::{self, Chunks, Expect, FileChunks, QUEUE, Trust, Unpacked};
+use crate::unpack::pipeline::{self, Expect, FileChunks, QUEUE, Trust, Unpacked};
 use crate::{Error, Kind, Result};
 
 /// Where a layer is.
@@ -98,64 +99,135 @@ async fn fetch(
     repository: &Repository,
     tell: &watch::Sender<Stage>,
 ) -> Result<()> {
-    // Of its own, beside the pull's: the unpacking threads may outlive a pull that was given up.
-    let lease = inner.lease(vec![want.diff_id, want.blob]).await;
-    let slots = Arc::clone(&inner.slots);
-    let _slot = slots
+    let _slot = Arc::clone(&inner.slots)
         .acquire_owned()
         .await
         .map_err(|e| Error::new(Kind::Internal, "wait for a download").caused_by(e))?;
+    // Of its own, beside the pull's: the unpacking threads may outlive a pull that was given up.
+    let lease = inner.lease(vec![want.diff_id, want.blob]).await;
     if inner.state().layers.contains_key(&want.diff_id) {
         return Ok(());
     }
-    let (to_disk, from_net) = mpsc::channel::<Result<Bytes>>(QUEUE);
-    let on_disk = inner.content.size(&want.blob) == Some(want.size);
-    let (work, wanted) = (Arc::clone(inner), want.clone());
-    let unpacking = super::inner::blocking(move || {
-        let result = if on_disk {
-            unpack_stored(&work, &wanted)
-        } else {
-            unpack(&work, from_net, &wanted)
+    if inner.content.size(&want.blob) == Some(want.size) {
+        tell.send_replace(Stage::Extracting);
+        let (work, wanted) = (Arc::clone(inner), want.clone());
+        return blocking(move || unpack_stored(&work, &wanted).map(|_| drop(lease))).await;
+    }
+    let mut lease = Some(lease);
+    loop {
+        let (work, wanted) = (Arc::clone(inner), want.clone());
+        let fetch = blocking(move || work.content.fetch(wanted.blob, wanted.size)).await?;
+        // One blob for two DiffIDs: one of them is wrong, and neither must spoil the other's bytes.
+        let twice = || {
+            Error::new(
+                Kind::Unavailable,
+                format!("blob {} is being fetched already", want.blob),
+            )
         };
+        let fetch = fetch.ok_or_else(twice)?;
+        let resumed = fetch.partial.resumed() > 0;
+        let kept = match &lease {
+            Some(_) => lease.take(),
+            None => Some(inner.lease(vec![want.diff_id, want.blob]).await),
+        };
+        match fetch_once(inner, want, repository, tell, fetch, kept).await {
+            // A power cut may have torn what an earlier pull left. It is gone now, and the whole blob is fetched.
+            Err(e) if resumed && e.kind() == Kind::Invalid => {}
+            result => return result,
+        }
+    }
+}
+
+/// Tells the unpacking threads when their download is dropped: they wait for its bytes.
+struct Feeding<'a>(&'a Partial);
+
+impl Drop for Feeding<'_> {
+    fn drop(&mut self) {
+        self.0
+            .fail(&Error::new(Kind::Unavailable, "the download was given up"));
+    }
+}
+
+async fn fetch_once(
+    inner: &Arc<Inner>,
+    want: &BlobRef,
+    repository: &Repository,
+    tell: &watch::Sender<Stage>,
+    fetch: Fetch,
+    lease: Option<Lease>,
+) -> Result<()> {
+    let partial = Arc::clone(&fetch.partial);
+    let feeding = Feeding(&partial);
+    let (sink, mut arrived) = mpsc::channel::<Arrived>(QUEUE);
+    let target = Arc::clone(&partial);
+    let writing = tokio::task::spawn_blocking(move || {
+        let mut result = Ok(());
+        while let (Ok(()), Some((offset, bytes))) = (&result, arrived.blocking_recv()) {
+            result = target.write(offset, &bytes);
+        }
+        let result = result.and_then(|()| target.note_all());
+        result.inspect_err(|e| target.fail(e))
+    });
+    let (work, wanted) = (Arc::clone(inner), want.clone());
+    let unpacking = tokio::task::spawn_blocking(move || {
+        let result = unpack(&work, fetch, &wanted);
         drop(lease);
         result.map(|_| ())
     });
-    // The closure above runs only when it is polled; it must run while the download feeds it.
-    let unpacking = tokio::spawn(unpacking);
-    if !on_disk {
-        let blob = Descriptor {
-            media_type: want.media_type.clone(),
-            digest: want.blob,
-            size: want.size,
-            platform: None,
-            annotations: Default::default(),
-        };
-        let on_bytes = |done| drop(tell.send_replace(Stage::Downloading(done)));
-        if let Err(e) = repository.blob(&blob, &to_disk, on_bytes).await {
-            // Told to the pipeline, which must not take the break for the end. It answers with this very error.
-            let _ = to_disk.send(Err(e)).await;
-        } else {
-            tell.send_replace(Stage::Verifying);
-        }
-        drop(to_disk);
+    let blob = Descriptor {
+        media_type: want.media_type.clone(),
+        digest: want.blob,
+        size: want.size,
+        platform: None,
+        annotations: Default::default(),
+    };
+    let on_bytes = |done| drop(tell.send_replace(Stage::Downloading(done)));
+    let download = Download {
+        blob: &blob,
+        partial: &partial,
+        sink: &sink,
+        spare: &inner.slots,
+    };
+    match repository.download(&download, on_bytes).await {
+        // The pipeline must not take the break for the end. It answers with this very error.
+        Err(e) => partial.fail(&e),
+        Ok(()) => drop(tell.send_replace(Stage::Verifying)),
     }
+    drop(sink);
+    let cut = |e| Error::new(Kind::Internal, "unpack a layer").caused_by(e);
+    let written = writing.await.map_err(cut)?;
     tell.send_replace(Stage::Extracting);
-    let result = unpacking.await;
-    result.map_err(|e| Error::new(Kind::Internal, "unpack a layer").caused_by(e))?
+    let unpacked = unpacking.await.map_err(cut)?;
+    drop(feeding);
+    unpacked.and(written)
 }
 
-/// Unpacks and stores a blob that arrives now. Blocking; nothing is visible unless all of it is as expected.
-pub(crate) fn unpack(inner: &Arc<Inner>, chunks: impl Chunks + Send, want: &BlobRef) -> Result<Layer> {
-    let mut blob = inner.content.draft()?;
+/// Unpacks a blob that arrives now, and names it. Blocking; nothing is visible unless all of it is as expected, and what is
+/// not as expected is not kept for the next pull.
+fn unpack(inner: &Arc<Inner>, fetch: Fetch, want: &BlobRef) -> Result<Layer> {
     let expect = Expect {
         blob: Some((want.blob, want.size)),
         diff_id: Some(want.diff_id),
         trust: Trust::Nothing,
     };
     let draft = inner.snapshots.draft()?;
-    let unpacked = pipeline::run(chunks, Some(&mut blob), expect, draft.open_tree()?)?;
-    inner.content.commit(blob, &unpacked.blob)?;
-    keep(inner, draft, &unpacked, &want.media_type)
+    match pipeline::run(
+        Arriving::new(Arc::clone(&fetch.partial)),
+        None,
+        expect,
+        draft.open_tree()?,
+    ) {
+        Ok(unpacked) => {
+            fetch.commit(want.size)?;
+            keep(inner, draft, &unpacked, &want.media_type)
+        }
+        Err(e) => {
+            if e.kind() != Kind::Unavailable {
+                fetch.discard()?;
+            }
+            Err(e)
+        }
+    }
 }
 
 /// Unpacks a blob that the store has already. A damaged one goes, so that the next pull fetches it.

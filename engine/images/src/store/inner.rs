@@ -1,12 +1,14 @@
 //! The store's parts held together: opening, records, leases, and removing what nobody needs.
 
+use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock, Weak};
 
 use tokio::sync::{Notify, Semaphore};
 
 use super::flight::Flights;
-use super::state::{BlobRef, Entry, ImageRecord, RefRecord, State};
+use super::rebuild::{self, Lost};
+use super::state::{BlobRef, Entry, ImageRecord, PULL_KEPT, PullRecord, RefRecord, State};
 use crate::config::ImagesConfig;
 use crate::content::Content;
 use crate::digest::{Digest, ImageId};
@@ -15,13 +17,13 @@ use crate::files::{self, Durable};
 use crate::image::{ImageData, layers_of, parse_config};
 use crate::limits::CONFIG_MAX;
 use crate::registry::Transport;
-use crate::snapshots::{self, Snapshots};
+use crate::snapshots::{self, Found, Snapshots};
 use crate::{Error, Kind, Result};
 
 /// Everything behind [`crate::Images`].
 #[derive(Debug)]
 pub(crate) struct Inner {
-    pub content: Content,
+    pub content: Arc<Content>,
     pub snapshots: Snapshots,
     pub transport: Arc<Transport>,
     pub config: RwLock<Arc<ImagesConfig>>,
@@ -33,8 +35,11 @@ pub(crate) struct Inner {
     state: Mutex<State>,
     deleted: Notify,
     syncing: Mutex<bool>,
+    /// DATA_ROOT.
+    pub root: PathBuf,
     refs: PathBuf,
     ids: PathBuf,
+    pulls: PathBuf,
 }
 
 /// Runs disk work where it may block.
@@ -63,13 +68,22 @@ impl Inner {
     pub fn open(root: &Path, config: ImagesConfig) -> Result<Arc<Self>> {
         snapshots::check_root(root)?;
         let images = root.join("images");
-        let (refs, ids) = (images.join("refs"), images.join("ids"));
-        files::make_dir(&refs, 0o700)?;
-        files::make_dir(&ids, 0o700)?;
-        let content = Content::open(&root.join("content"))?;
+        let (refs, ids, pulls) = (images.join("refs"), images.join("ids"), images.join("pulls"));
+        [&refs, &ids, &pulls]
+            .into_iter()
+            .try_for_each(|dir| files::make_dir(dir, 0o700))?;
+        let content = Arc::new(Content::open(&root.join("content"))?);
         let (snapshots, found) = Snapshots::open(&root.join("snapshots"))?;
         let mut state = State::default();
-        for record in read_all::<ImageRecord>(&ids)? {
+        let refs_found = read_all::<RefRecord>(&refs)?;
+        let mut records = read_all::<ImageRecord>(&ids)?;
+        if let Some(lost) = lost(&records, &refs_found, &found) {
+            for record in rebuild::records(&content, &found.layers, &lost)? {
+                files::write_record(&ids, &id_file(&record.id), &record, Durable::Yes)?;
+                records.push(record);
+            }
+        }
+        for record in records {
             // An image whose configuration is damaged or gone cannot be used or shown; a new pull repairs it.
             match load_data(&content, &record) {
                 Ok(data) => state.put_image(Entry {
@@ -81,9 +95,16 @@ impl Inner {
                 }
             }
         }
-        for record in read_all::<RefRecord>(&refs)? {
+        for record in refs_found {
             if state.images.contains_key(&record.image) {
                 state.put_ref(record);
+            }
+        }
+        for record in read_all::<PullRecord>(&pulls)? {
+            if record.begun + PULL_KEPT < files::now() {
+                files::remove_file(&pulls.join(pull_file(&record.manifest)))?;
+            } else {
+                state.put_pull(record);
             }
         }
         found.containers.into_iter().for_each(|c| state.put_container(c));
@@ -107,8 +128,10 @@ impl Inner {
             state: Mutex::new(state),
             deleted: Notify::new(),
             syncing: Mutex::new(false),
+            root: root.to_owned(),
             refs,
             ids,
+            pulls,
         });
         inner.restore_layers();
         let sizes: Vec<Entry> = inner.state().images.values().cloned().collect();
@@ -227,12 +250,7 @@ impl Inner {
             },
             None => record,
         };
-        files::write_record(
-            &self.ids,
-            &format!("{}.json", record.id.hex()),
-            &record,
-            Durable::Yes,
-        )?;
+        files::write_record(&self.ids, &id_file(&record.id), &record, Durable::Yes)?;
         let entry = Entry {
             record,
             data: Arc::new(data),
@@ -269,15 +287,43 @@ impl Inner {
         Ok(self.state().take_ref(name))
     }
 
-    /// Forgets an image and gives back what only it needed; the bytes that were freed.
-    pub fn drop_image(&self, id: &ImageId) -> Result<u64> {
-        files::remove_file(&self.ids.join(format!("{}.json", id.hex())))?;
+    /// Forgets an image; what it needed.
+    pub fn drop_image(&self, id: &ImageId) -> Result<Vec<Digest>> {
+        files::remove_file(&self.ids.join(id_file(id)))?;
         let Some(entry) = self.state().take_image(id) else {
-            return Ok(0);
+            return Ok(Vec::new());
         };
         let layers = entry.record.layers.iter().flat_map(|l| [l.diff_id, l.blob]);
-        let digests: Vec<Digest> = layers.chain([*id]).chain(entry.record.manifest).collect();
-        self.collect(&digests)
+        Ok(layers.chain([*id]).chain(entry.record.manifest).collect())
+    }
+
+    /// Notes what a pull needs, before it fetches any of it.
+    pub fn begin_pull(&self, record: PullRecord) -> Result<()> {
+        files::write_record(&self.pulls, &pull_file(&record.manifest), &record, Durable::No)?;
+        self.state().put_pull(record);
+        Ok(())
+    }
+
+    /// Forgets a pull; what only it needed is the caller's to collect.
+    pub fn end_pull(&self, manifest: &Digest) -> Result<Vec<Digest>> {
+        files::remove_file(&self.pulls.join(pull_file(manifest)))?;
+        let record = self.state().take_pull(manifest);
+        Ok(record.map(|r| r.needs).unwrap_or_default())
+    }
+
+    /// Forgets the pulls nobody goes on with: those begun before this moment. The bytes that were freed. Blocking.
+    pub fn forget_pulls(&self, before: i64) -> Result<u64> {
+        let needs = {
+            let _writer = self.writer();
+            let idle: Vec<Digest> = {
+                let state = self.state();
+                let idle = |p: &&PullRecord| p.begun <= before && !state.is_leased(&p.manifest);
+                state.pulls.values().filter(idle).map(|p| p.manifest).collect()
+            };
+            let needs: Result<Vec<_>> = idle.iter().map(|manifest| self.end_pull(manifest)).collect();
+            needs?.concat()
+        };
+        self.collect(&needs)
     }
 
     /// Notes a use; lost by a crash at worst, so it is not flushed, nor written at all while another writes records: beside a
@@ -295,10 +341,11 @@ impl Inner {
         if matches!(turn, Err(std::sync::TryLockError::WouldBlock)) {
             return Ok(());
         }
-        files::write_record(&self.ids, &format!("{}.json", id.hex()), &record, Durable::No)
+        files::write_record(&self.ids, &id_file(id), &record, Durable::No)
     }
 
-    /// Removes those of these blobs and layers that nothing needs; the bytes that were freed. Blocking.
+    /// Removes those of these blobs and layers that nothing needs; the bytes that were freed. Blocking, for as long as large
+    /// trees take: not to be called in the writer's turn.
     ///
     /// Marked under the lock, removed outside it: a pull that wants one in between waits for the mark to go.
     pub fn collect(&self, digests: &[Digest]) -> Result<u64> {
@@ -412,6 +459,25 @@ impl Inner {
             }
         }
     }
+}
+
+fn id_file(id: &ImageId) -> String {
+    format!("{}.json", id.hex())
+}
+
+/// Which images have lost their records: those that a name or container points to, or all when there is no record at all.
+fn lost(records: &[ImageRecord], refs: &[RefRecord], found: &Found) -> Option<Lost> {
+    if records.is_empty() && (!refs.is_empty() || !found.layers.is_empty()) {
+        return Some(Lost::All);
+    }
+    let here: HashSet<ImageId> = records.iter().map(|r| r.id).collect();
+    let wanted = refs.iter().map(|r| r.image);
+    let gone: BTreeSet<ImageId> = wanted.filter(|id| !here.contains(id)).collect();
+    (!gone.is_empty()).then_some(Lost::Some(gone))
+}
+
+fn pull_file(manifest: &Digest) -> String {
+    format!("{}.json", manifest.hex())
 }
 
 /// Reads every record of a directory; one that does not parse is left out and told, one of a newer format refused.

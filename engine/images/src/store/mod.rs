@@ -1,10 +1,12 @@
 //! The image store: its public face.
 
+mod check;
 mod flight;
 mod inner;
 mod load;
 mod pull;
 mod push;
+mod rebuild;
 mod save;
 mod state;
 
@@ -25,6 +27,7 @@ use crate::remove::{self, Request};
 use crate::remove::{InUse, Removed};
 use crate::snapshots::{Access, Change, RootFs, RootMount};
 use crate::{Error, Result};
+pub use check::Finding;
 use inner::Inner;
 pub(crate) use inner::blocking;
 pub(crate) use state::BlobRef;
@@ -314,7 +317,7 @@ impl Images {
         let inner = Arc::clone(&self.inner);
         let name = name.to_owned();
         blocking(move || {
-            let _writer = inner.writer();
+            let writer = inner.writer();
             let names = {
                 let state = inner.state();
                 // Somebody was faster: the image has gone, or its name is another's now and not ours to take.
@@ -334,7 +337,10 @@ impl Images {
                 in_use,
             };
             let plan = remove::plan(&request)?;
-            carry_out(&inner, &id, &plan).map(|(removed, _)| removed)
+            let (removed, needed) = carry_out(&inner, &id, &plan)?;
+            drop(writer);
+            inner.collect(&needed)?;
+            Ok(removed)
         })
         .await
     }
@@ -366,7 +372,7 @@ impl Images {
         blocking(move || {
             let mut pruned = Pruned::default();
             for id in unused {
-                let _writer = inner.writer();
+                let writer = inner.writer();
                 let untag = {
                     let state = inner.state();
                     // Looked at again in our turn: it may have got a tag since, or gone.
@@ -376,13 +382,25 @@ impl Images {
                     state.names_of(&id)
                 };
                 let plan = remove::Plan { untag, delete: true };
-                let (removed, freed) = carry_out(&inner, &id, &plan)?;
+                let (removed, needed) = carry_out(&inner, &id, &plan)?;
+                drop(writer);
                 pruned.removed.extend(removed);
-                pruned.reclaimed += freed;
+                pruned.reclaimed += inner.collect(&needed)?;
             }
+            // What broken pulls left is of no image, so no filter speaks for it but the age.
+            pruned.reclaimed += inner.forget_pulls(oldest.unwrap_or(i64::MAX))?;
             Ok(pruned)
         })
         .await
+    }
+
+    /// Compares the disk with the records; empty when they agree.
+    ///
+    /// # Errors
+    /// `Internal` when a directory cannot be listed.
+    pub async fn check(&self) -> Result<Vec<Finding>> {
+        let inner = Arc::clone(&self.inner);
+        blocking(move || check::check(&inner)).await
     }
 
     /// Bytes on disk. Reads memory only.
@@ -530,18 +548,18 @@ fn lost(diff_id: &Digest) -> Error {
     ))
 }
 
-/// Does what a removal decided; the lines to show and the bytes that were freed.
-fn carry_out(inner: &Arc<Inner>, id: &ImageId, plan: &remove::Plan) -> Result<(Vec<Removed>, u64)> {
+/// Does what a removal decided, in the records; the lines to show, and what was needed for it, to be collected when the turn to
+/// write records is another's again.
+fn carry_out(inner: &Arc<Inner>, id: &ImageId, plan: &remove::Plan) -> Result<(Vec<Removed>, Vec<Digest>)> {
     let mut removed = Vec::new();
-    let mut targets = Vec::new();
+    let mut needed = Vec::new();
     for name in &plan.untag {
         if let Some(record) = inner.drop_ref(name)? {
-            targets.extend(record.target);
+            needed.extend(record.target);
             let familiar = Reference::parse(name).map_or_else(|_| name.clone(), |r| r.familiar());
             removed.push(Removed::Untagged(familiar));
         }
     }
-    let mut freed = 0;
     if plan.delete {
         let chains: Vec<Digest> = {
             let state = inner.state();
@@ -558,10 +576,9 @@ fn carry_out(inner: &Arc<Inner>, id: &ImageId, plan: &remove::Plan) -> Result<(V
                 .filter(|chain| !others.contains(chain))
                 .collect()
         };
-        freed += inner.drop_image(id)?;
+        needed.extend(inner.drop_image(id)?);
         removed.push(Removed::Deleted(*id));
         removed.extend(chains.into_iter().map(Removed::Deleted));
     }
-    freed += inner.collect(&targets)?;
-    Ok((removed, freed))
+    Ok((removed, needed))
 }

@@ -8,7 +8,7 @@ use kelson_formats::Reference;
 
 use super::flight::Stage;
 use super::inner::{Inner, blocking};
-use super::state::{BlobRef, ImageRecord, lookup_name};
+use super::state::{BlobRef, ImageRecord, PULL_KEPT, PullRecord, lookup_name};
 use super::{Images, Pulled};
 use crate::config::{ImagesConfig, Platform, PullOptions};
 use crate::digest::Digest;
@@ -96,14 +96,39 @@ impl Images {
             resolved.own.digest,
             resolved.manifest.config.digest,
         ]);
-        let lease = inner.lease(digests).await;
+        let lease = inner.lease(digests.clone()).await;
+        let own = resolved.own.digest;
+        let record = PullRecord {
+            format: files::FORMAT,
+            manifest: own,
+            reference: reference.to_string(),
+            needs: digests,
+            begun: files::now(),
+        };
+        let work = Arc::clone(inner);
+        blocking(move || {
+            let _writer = work.writer();
+            work.begin_pull(record)
+        })
+        .await?;
         let fetched = fetch_layers(inner, repository, &resolved.layers, progress).await;
         let stored = match fetched {
             Ok(()) => self.store_pulled(reference, &resolved).await,
             Err(e) => Err(e),
         };
-        // Whatever came of it: what no record needs now is gone before the caller hears of it.
-        blocking(move || lease.end().map(|_| ())).await?;
+        // A connection that failed may come back, and so may this pull. Of all else that no record needs, nothing is left
+        // before the caller hears of it.
+        let goes_on = matches!(&stored, Err(e) if matches!(e.kind(), Kind::Unavailable | Kind::Denied));
+        let work = Arc::clone(inner);
+        blocking(move || {
+            if !goes_on {
+                let _writer = work.writer();
+                work.end_pull(&own)?;
+            }
+            lease.end()?;
+            work.forget_pulls(files::now() - PULL_KEPT).map(drop)
+        })
+        .await?;
         let newer = stored?;
         inner.sync_soon();
         progress(Progress::line(format!("Digest: {}", resolved.target.digest)));

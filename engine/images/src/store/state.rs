@@ -44,6 +44,24 @@ pub(crate) struct ImageRecord {
     pub last_used: i64,
 }
 
+/// `images/pulls/<hex>.json`: a pull that was begun. What it has fetched stays for the next one, whatever ends it, until that
+/// one is done, the content turns out to be wrong, or [`PULL_KEPT`] is over.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct PullRecord {
+    pub format: u32,
+    /// The image's own manifest.
+    pub manifest: Digest,
+    /// For people.
+    pub reference: String,
+    /// All blobs and layers it needs.
+    pub needs: Vec<Digest>,
+    /// Seconds since the epoch.
+    pub begun: i64,
+}
+
+/// How long what a broken pull left is kept, in seconds.
+pub(crate) const PULL_KEPT: i64 = 24 * 60 * 60;
+
 /// A layer's blob.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct BlobRef {
@@ -78,6 +96,7 @@ pub(crate) struct State {
     pub images: BTreeMap<ImageId, Entry>,
     pub layers: HashMap<Digest, Layer>,
     pub containers: HashMap<String, Container>,
+    pub pulls: HashMap<Digest, PullRecord>,
     names: HashMap<ImageId, BTreeSet<String>>,
     /// How many images, names and containers need a blob or layer.
     uses: HashMap<Digest, usize>,
@@ -147,6 +166,24 @@ impl State {
         let container = self.containers.remove(id)?;
         container.layers.iter().for_each(|d| sub(&mut self.uses, *d));
         Some(container)
+    }
+
+    pub fn put_pull(&mut self, record: PullRecord) {
+        record.needs.iter().for_each(|d| add(&mut self.uses, *d));
+        if let Some(old) = self.pulls.insert(record.manifest, record) {
+            old.needs.iter().for_each(|d| sub(&mut self.uses, *d));
+        }
+    }
+
+    pub fn take_pull(&mut self, manifest: &Digest) -> Option<PullRecord> {
+        let record = self.pulls.remove(manifest)?;
+        record.needs.iter().for_each(|d| sub(&mut self.uses, *d));
+        Some(record)
+    }
+
+    /// Whether a pull or load is working with it now.
+    pub fn is_leased(&self, digest: &Digest) -> bool {
+        self.leases.contains_key(digest)
     }
 
     /// Leases all or none: none while one of them is being removed.

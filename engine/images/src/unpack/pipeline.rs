@@ -62,12 +62,6 @@ pub(crate) trait Chunks {
     fn next(&mut self) -> Option<Result<Bytes>>;
 }
 
-impl Chunks for tokio::sync::mpsc::Receiver<Result<Bytes>> {
-    fn next(&mut self) -> Option<Result<Bytes>> {
-        self.blocking_recv()
-    }
-}
-
 /// A blob that is on the disk already.
 #[derive(Debug)]
 pub(crate) struct FileChunks<R>(pub R);

@@ -39,6 +39,24 @@ impl Answer {
         }
     }
 
+    /// The part of the body that was asked for, as registries that know ranges answer.
+    pub fn ranged(mut self, request: &Seen) -> Self {
+        let range = request
+            .headers
+            .get("range")
+            .and_then(|r| r.strip_prefix("bytes=")?.split_once('-'));
+        let Some((start, end)) = range else { return self };
+        let total = self.body.len();
+        let start: usize = start.parse().unwrap();
+        let end = end.parse().map_or(total, |last: usize| (last + 1).min(total));
+        if start >= total {
+            return Self::new(416, "").header("Content-Range", format!("bytes */{total}"));
+        }
+        self.status = 206;
+        self.body = self.body[start..end].to_vec();
+        self.header("Content-Range", format!("bytes {start}-{}/{total}", end - 1))
+    }
+
     pub fn header(mut self, name: &str, value: impl Into<String>) -> Self {
         self.headers.push((name.into(), value.into()));
         self

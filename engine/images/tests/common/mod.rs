@@ -73,6 +73,7 @@ impl Store {
             "content/partial",
             "images/refs",
             "images/ids",
+            "images/pulls",
             "snapshots",
         ] {
             for entry in std::fs::read_dir(self.dir.path().join(dir)).unwrap() {
