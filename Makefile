@@ -80,9 +80,10 @@ test-vm: build-packages ## run the runtime's tests under cgroup v2 and systemd: 
 
 .PHONY: bench
 bench: need-root test-packages build ## time our programs against runc, crun, podman and docker (needs root)
-	@$(BIN)/kelson-spec-tests bench runtime --runtime $(BIN)/kelson-runtime --runtime "$$(command -v runc)" \
-	  --runtime "$$(command -v crun)" --floor $(BIN)/kelson-floor --crowd 1000 --json $(OUT)/bench-runtime.json
-	@$(BIN)/kelson-spec-tests bench engine --kelson $(BIN) --json $(OUT)/bench-engine.json
+	@$(BIN)/kelson-spec-tests bench --runtime $(BIN)/kelson-runtime --runtime "$$(command -v runc)" \
+	  --runtime "$$(command -v crun)" --floor $(BIN)/kelson-floor --crowd 1000 \
+	  --json $(OUT)/bench-runtime.json --svg $(OUT)/bench-runtime.svg
+	@$(BIN)/kelson-spec-tests bench clients --kelson $(BIN) --json $(OUT)/bench-clients.json --svg $(OUT)/bench-clients.svg
 
 .PHONY: install
 install: build ## install the programs into PREFIX/bin

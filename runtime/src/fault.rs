@@ -1,3 +1,5 @@
+//! Faults for tests: points to be killed at, and deliberate faults.
+//!
 //! Fault points: places at which a test stops the runtime or a process of its making, to kill the runtime just there.
 //!
 //! A program built without debug assertions has none of it. Otherwise the process that reaches the point named in
@@ -28,3 +30,17 @@ pub fn point(name: &str) {
 #[cfg(not(debug_assertions))]
 #[inline(always)]
 pub fn point(_: &str) {}
+
+/// Whether the deliberate fault of this name is planted, for the check that the conformance suite notices. Without the feature
+/// `deliberate-faults`, which only `faulty/main.rs` is built with, none ever is, and nothing of it is in the program.
+#[cfg(feature = "deliberate-faults")]
+pub fn is_planted(name: &str) -> bool {
+    std::env::var_os("KELSON_PLANTED_FAULT").is_some_and(|planted| planted == name)
+}
+
+/// Never.
+#[cfg(not(feature = "deliberate-faults"))]
+#[inline(always)]
+pub const fn is_planted(_: &str) -> bool {
+    false
+}

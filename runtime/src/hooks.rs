@@ -17,6 +17,7 @@ use serde_json::Value;
 use std::os::fd::AsFd;
 
 use crate::error::{Doing, Error, Kind, Result};
+use crate::fault;
 
 /// How much of a failed hook's output is quoted.
 const MAX_QUOTE: u64 = 4096;
@@ -39,8 +40,13 @@ pub fn run_all_with_env(
     state: &[u8],
     inherited: &[CString],
 ) -> Result<()> {
-    let mut all = hooks.into_iter().flatten().enumerate();
-    all.try_for_each(|(i, hook)| run_one(moment, i, hook, state, inherited))
+    let all = hooks.into_iter().flatten().enumerate();
+    let mut run = |(i, hook)| run_one(moment, i, hook, state, inherited);
+    if fault::is_planted("hook-order") {
+        let backwards: Vec<_> = all.collect();
+        return backwards.into_iter().rev().try_for_each(run);
+    }
+    all.into_iter().try_for_each(&mut run)
 }
 
 /// Runs the hook at place `i` of a moment's list.

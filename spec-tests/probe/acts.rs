@@ -282,9 +282,12 @@ impl Spy {
                 "/memfd:",
             ];
             let number: u32 = entry.file_name().to_string_lossy().parse().unwrap_or(0);
-            // A file that we can open ourselves by that name is the container's own.
+            // A file that we can open ourselves by that name is the container's own; so is all of its procfs, whose processes
+            // may have ended since.
             let identity = |path: &Path| fs::metadata(path).map(|meta| (meta.dev(), meta.ino())).ok();
-            let ours = identity(&entry.path()).is_none_or(|it| identity(Path::new(&target)) == Some(it));
+            let procfs = identity(Path::new("/proc")).map(|(device, _)| device);
+            let ours = identity(&entry.path())
+                .is_none_or(|it| identity(Path::new(&target)) == Some(it) || Some(it.0) == procfs);
             if number > 2 && !ours && !harmless.iter().any(|start| target.starts_with(start)) {
                 self.found.push(format!("fd {target}"));
             }

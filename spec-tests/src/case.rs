@@ -139,6 +139,8 @@ pub fn engine_case(
 pub enum Verdict {
     /// The sentence is true.
     Passed,
+    /// It is not, in a way that the whole field shares and that engines rely on; the text says which. Never counted as passed.
+    Deviates(String),
     /// It is not, or the runtime could not be asked; the text says what was seen.
     Failed(String),
     /// This machine cannot tell, or the runtime does not claim it; the text says why.
@@ -157,6 +159,24 @@ impl fmt::Display for Skip {
 
 impl std::error::Error for Skip {}
 
+/// An error that means "not what the clause says, but what everybody does".
+#[derive(Debug)]
+struct Deviation(String);
+
+impl fmt::Display for Deviation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Deviation {}
+
+/// To leave a body that has seen exactly the deviation from its clause that the field shares: what is done in place of what is
+/// demanded, by whom, and who relies on it. Anything else that is not the clause is an ordinary failure.
+pub fn deviates(what: impl Into<String>) -> Error {
+    Error::new(Deviation(what.into()))
+}
+
 /// To leave a body whose question cannot be asked here: `return Err(skip("no NUMA"))`.
 pub fn skip(reason: impl Into<String>) -> Error {
     Error::new(Skip(reason.into()))
@@ -168,9 +188,10 @@ impl Verdict {
     pub fn of(result: Result<()>) -> Self {
         match result {
             Ok(()) => Self::Passed,
-            Err(error) => match error.downcast_ref::<Skip>() {
-                Some(Skip(reason)) => Self::Skipped(reason.clone()),
-                None => Self::Failed(format!("{error:#}")),
+            Err(error) => match (error.downcast_ref::<Skip>(), error.downcast_ref::<Deviation>()) {
+                (Some(Skip(reason)), _) => Self::Skipped(reason.clone()),
+                (None, Some(Deviation(what))) => Self::Deviates(what.clone()),
+                (None, None) => Self::Failed(format!("{error:#}")),
             },
         }
     }
@@ -223,6 +244,10 @@ mod tests {
         assert_eq!(
             Verdict::of(Err(anyhow::anyhow!("uid is 1"))),
             Verdict::Failed("uid is 1".into())
+        );
+        assert_eq!(
+            Verdict::of(Err(deviates("as runc does"))),
+            Verdict::Deviates("as runc does".into())
         );
         assert_eq!(Verdict::of(Ok(())), Verdict::Passed);
     }

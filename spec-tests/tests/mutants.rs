@@ -1,4 +1,4 @@
-//! Runtimes that are broken on purpose: a shell script in front of the real one takes something away, and the cases that
+//! Runtimes that are broken on purpose, hang, lie or leave a mess: a shell script in front of the real one takes something away, and the cases that
 //! ask for it must fail. The same cases pass with a script that changes nothing.
 #![allow(
     clippy::unwrap_used,

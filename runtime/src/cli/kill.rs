@@ -5,6 +5,7 @@ use clap::Parser;
 use super::{Context, Outcome, select};
 use crate::container::lifecycle;
 use crate::error::{Error, Kind, Result};
+use crate::fault;
 
 /// glibc keeps the two below for itself, so this is what programs and shells call the first.
 const SIGRTMIN: i32 = 34;
@@ -35,7 +36,10 @@ pub(super) fn run(context: &Context, args: &Args) -> Outcome {
 }
 
 fn kill(context: &Context, args: &Args) -> Result<()> {
-    let signal = parse_signal(&args.signal)?;
+    let mut signal = parse_signal(&args.signal)?;
+    if fault::is_planted("signal") {
+        signal = 9;
+    }
     if !args.regex {
         return lifecycle::kill(&context.store, &args.id, signal, args.all);
     }

@@ -143,6 +143,9 @@ fn give_away(record: &Record, plan: &Plan, denied: impl Fn(&kelson_cgroups::Erro
 }
 
 fn limits(record: &Record, plan: &Plan, denied: impl Fn(&kelson_cgroups::Error) -> bool) -> Result<()> {
+    if fault::is_planted("limits") {
+        return Ok(());
+    }
     let resources = plan.config.linux.resources.as_ref();
     for why in resources.map(|r| record.cgroup.ignored(r)).unwrap_or_default() {
         plan.log.warn(&format!("ignored: {why}"));

@@ -602,7 +602,8 @@ pub fn destroy(entry: &Entry, record: &Record, log: &Log) -> Result<()> {
     // With the first process of a pid namespace all others have ended. A directory that holds one all the same, put there
     // from outside, cannot be removed.
     let has_pids = record.namespaces & crate::namespaces::decide::flag(Ns::Pid) != 0;
-    let gone = has_pids && !record.is_alive() && record.cgroup.remove(Duration::ZERO).is_ok();
+    let gone = fault::is_planted("cgroup")
+        || has_pids && !record.is_alive() && record.cgroup.remove(Duration::ZERO).is_ok();
     if !gone {
         record.cgroup.kill_all(KILL_PATIENCE)?;
         wait_until_dead(record)?;

@@ -8,6 +8,7 @@ use oci_spec::runtime::Hooks;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use crate::fault;
 use crate::intel_rdt;
 use crate::process::stat;
 use crate::users;
@@ -168,7 +169,11 @@ impl Record {
             oci_version: &self.oci_version,
             id: &self.id,
             pid: if status == Status::Stopped { 0 } else { self.pid },
-            status,
+            status: if fault::is_planted("state") {
+                Status::Running
+            } else {
+                status
+            },
             bundle: self.bundle.to_string_lossy().into_owned(),
             rootfs: self.rootfs.to_string_lossy().into_owned(),
             created: &self.created,

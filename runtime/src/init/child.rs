@@ -300,6 +300,9 @@ pub fn told(mut fifo: impl Read) -> Result<()> {
 
 /// The kernel looks parameters up by the writer's namespaces, so a procfs of the host changes ours.
 fn write_sysctl(plan: &Plan) -> Result<()> {
+    if fault::is_planted("sysctl") {
+        return Ok(());
+    }
     for (name, value) in &plan.config.linux.sysctl {
         let path = dotted(name)
             .replace('.', "\0")

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 
 use crate::config::Process;
 use crate::error::{Doing, Error, Kind, Result};
+use crate::fault;
 use crate::init::sync::{Channel, Message};
 use crate::lsm;
 use crate::process::attributes::Attributes;
@@ -17,6 +18,9 @@ use crate::process::capabilities::{self, Sets};
 use crate::process::{command, credentials, env, rlimits};
 use crate::seccomp::Filter;
 use crate::terminal;
+
+/// For a deliberate fault.
+const CAP_SYS_ADMIN: u32 = 21;
 
 /// What the process is to become.
 #[derive(Debug)]
@@ -72,7 +76,7 @@ pub fn become_target(t: &Target<'_>, label: lsm::Prepared, terminal: Option<Owne
         }
     }
     rlimits::apply(&p.rlimits)?;
-    if p.no_new_privileges {
+    if p.no_new_privileges && !fault::is_planted("no-new-privileges") {
         rustix::thread::set_no_new_privs(true).doing(|| "process.noNewPrivileges: set")?;
     }
     t.attributes.apply()?;
@@ -83,6 +87,9 @@ pub fn become_target(t: &Target<'_>, label: lsm::Prepared, terminal: Option<Owne
         Some(keep) => kelson_sys::fds::close_from(first, &keep).doing(|| "close descriptors")?,
         None => kelson_sys::fds::cloexec_from(first).doing(|| "mark descriptors to be closed")?,
     }
+    if fault::is_planted("descriptor") {
+        leak_a_descriptor()?;
+    }
     // As root, for a directory that only root may enter; again as the user, for one that root may not (NFS).
     let first_try = enter(&p.cwd);
     // Without no_new_privs loading a filter takes CAP_SYS_ADMIN, which is about to go.
@@ -92,7 +99,8 @@ pub fn become_target(t: &Target<'_>, label: lsm::Prepared, terminal: Option<Owne
         heard(t)?;
         load(filter, t.channel)?;
     }
-    capabilities::limit_bounding(t.capabilities.bounding)?;
+    let too_many = u64::from(fault::is_planted("capability")) << CAP_SYS_ADMIN;
+    capabilities::limit_bounding(t.capabilities.bounding | too_many)?;
     credentials::assume(&p.user, t.in_user_namespace)?;
     if first_try.is_err() {
         enter(&p.cwd)?;
@@ -116,6 +124,14 @@ pub fn become_target(t: &Target<'_>, label: lsm::Prepared, terminal: Option<Owne
     Ok(program)
 }
 
+/// What must never happen.
+fn leak_a_descriptor() -> Result<()> {
+    use rustix::fs::{Mode, OFlags};
+    let root = rustix::fs::open("/", OFlags::DIRECTORY, Mode::empty()).doing(|| "open a directory")?;
+    std::mem::forget(root);
+    Ok(())
+}
+
 /// An error when the runtime has ended: its caller was told that nothing runs.
 fn heard(t: &Target<'_>) -> Result<()> {
     match t.peer {
@@ -130,6 +146,9 @@ fn heard(t: &Target<'_>) -> Result<()> {
 /// Puts the filter in force. Who answers the calls that it makes wait must have them before the first of ours waits:
 /// until then only write(2) is sure to work, so the runtime fetches the descriptor.
 fn load(filter: &Filter, channel: &Channel) -> Result<()> {
+    if fault::is_planted("seccomp") {
+        return Ok(());
+    }
     let Some(listener) = filter.load()? else {
         return Ok(());
     };

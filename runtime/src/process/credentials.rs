@@ -7,6 +7,7 @@ use rustix::thread::{set_keep_capabilities, set_thread_groups, set_thread_res_gi
 
 use crate::config::User;
 use crate::error::{Doing, Result};
+use crate::fault;
 
 /// Takes on the user's ids; permitted capabilities stay until they are set.
 ///
@@ -16,7 +17,10 @@ use crate::error::{Doing, Result};
 /// Names the field whose id the kernel refused; an id without a mapping is `EINVAL`.
 pub fn assume(user: &User, in_user_namespace: bool) -> Result<()> {
     set_keep_capabilities(true).doing(|| "keep capabilities over a change of user")?;
-    let groups: Vec<Gid> = user.additional_gids.iter().map(|g| Gid::from_raw(*g)).collect();
+    let mut groups: Vec<Gid> = user.additional_gids.iter().map(|g| Gid::from_raw(*g)).collect();
+    if fault::is_planted("additional-groups") {
+        groups.clear();
+    }
     match set_thread_groups(&groups) {
         Err(Errno::PERM) if in_user_namespace && groups.is_empty() => {}
         other => other.doing(|| {

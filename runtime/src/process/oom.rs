@@ -7,13 +7,16 @@ use std::io;
 use rustix::process::{DumpableBehavior, geteuid, set_dumpable_behavior};
 
 use crate::error::{Doing, Result};
+use crate::fault;
 
 /// Sets it for a process, a number or `self`, through the host's /proc; absent, it is left alone.
 ///
 /// # Errors
 /// `EACCES` when it is below the present one and the caller lacks `CAP_SYS_RESOURCE`.
 pub fn adjust(process: impl Display, score: Option<i32>) -> Result<()> {
-    let Some(score) = score else { return Ok(()) };
+    let Some(score) = score.filter(|_| !fault::is_planted("oom-score-adj")) else {
+        return Ok(());
+    };
     let path = format!("/proc/{process}/oom_score_adj");
     match fs::write(&path, score.to_string()) {
         // Engines of unprivileged users ask for what there is, which needs no right.

@@ -4,6 +4,7 @@ use oci_spec::runtime::{PosixRlimit, PosixRlimitType};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 use crate::error::{Doing, Result};
+use crate::fault;
 
 /// Sets all of them for the calling process.
 ///
@@ -11,6 +12,9 @@ use crate::error::{Doing, Result};
 /// Names the entry; raising a hard limit without `CAP_SYS_RESOURCE` is `EPERM`.
 pub fn apply(limits: &[PosixRlimit]) -> Result<()> {
     for (i, limit) in limits.iter().enumerate() {
+        if fault::is_planted("rlimit") {
+            continue;
+        }
         let show = |n: u64| (n != u64::MAX).then_some(n);
         let value = Rlimit {
             current: show(limit.soft()),

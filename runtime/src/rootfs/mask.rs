@@ -12,10 +12,14 @@ use super::mounts::{attach, clone_mount, new_filesystem};
 use super::options;
 use super::resolve::Root;
 use crate::error::{Doing, Error, Kind, Result};
+use crate::fault;
 
 /// Binds each path onto itself, read-only. Missing paths are skipped.
 pub(super) fn readonly_paths(root: &Root, paths: &[String]) -> Result<()> {
     for (i, path) in paths.iter().enumerate() {
+        if fault::is_planted("readonly-path") && i == 0 {
+            continue;
+        }
         protect(root, Path::new(path)).doing(|| format!("linux.readonlyPaths[{i}]: {path}"))?;
     }
     Ok(())
@@ -41,7 +45,8 @@ pub(super) fn masked_paths(root: &Root, label: Option<Label<'_>>, paths: &[Strin
     let mut null = None;
     let mut empty = None;
     for (i, path) in paths.iter().enumerate() {
-        if paths[..i].contains(path) {
+        let skipped = fault::is_planted("masked-path") && i == 0;
+        if paths[..i].contains(path) || skipped {
             continue;
         }
         hide(root, label, Path::new(path), &mut null, &mut empty)

@@ -11,6 +11,7 @@ use nix::libc::{
 };
 
 use super::option_table::{Effect, MS_NOSYMFOLLOW, TABLE, effect};
+use crate::fault;
 
 /// Mount attributes that one call changes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -90,6 +91,9 @@ pub fn parse<S: AsRef<str>>(options: &[S]) -> Options {
     let mut out = Options::default();
     for option in options {
         let option = option.as_ref();
+        if fault::is_planted("mount-option") && option == "noexec" {
+            continue;
+        }
         match effect(option) {
             Some(effect) => out.apply(effect),
             None if option.is_empty() => {}

@@ -99,6 +99,9 @@ fn start_and_wait(rootfs: &Path, argv: &[CString], cgroups: &Cgroups) -> io::Res
 /// One directory per mounted hierarchy; on a pure v2 machine that is one.
 struct Cgroups {
     dirs: Vec<PathBuf>,
+    /// Those of v1, which a process joins by itself.
+    to_join: Vec<PathBuf>,
+    /// That of v2, into which a process is born: moving one there waits for an RCU grace period.
     unified: Option<fs::File>,
 }
 
@@ -111,10 +114,11 @@ impl Cgroups {
             let unified = Some(fs::File::open(&dir)?);
             return Ok(Self {
                 dirs: vec![dir],
+                to_join: Vec::new(),
                 unified,
             });
         }
-        let mut dirs = Vec::new();
+        let (mut dirs, mut to_join, mut unified) = (Vec::new(), Vec::new(), None);
         for entry in fs::read_dir(CGROUP_ROOT)? {
             let entry = entry?;
             if !entry.file_type()?.is_dir() {
@@ -128,25 +132,28 @@ impl Cgroups {
                     fs::write(dir.join(file), fs::read(entry.path().join(file))?)?;
                 }
             }
+            if entry.path().join("cgroup.controllers").exists() {
+                unified = Some(fs::File::open(&dir)?);
+            } else {
+                to_join.push(dir.clone());
+            }
             dirs.push(dir);
         }
-        Ok(Self { dirs, unified: None })
+        Ok(Self {
+            dirs,
+            to_join,
+            unified,
+        })
     }
 
     /// v1: a task moves itself (writing a pid from outside takes a global lock), then roots its cgroup
     /// namespace there.
     fn join(&self) -> io::Result<()> {
-        if self.unified.is_some() {
+        if self.to_join.is_empty() {
             return Ok(());
         }
-        for dir in &self.dirs {
-            let tasks = dir.join("tasks");
-            let file = if tasks.exists() {
-                tasks
-            } else {
-                dir.join("cgroup.procs")
-            };
-            fs::write(file, "0")?;
+        for dir in &self.to_join {
+            fs::write(dir.join("tasks"), "0")?;
         }
         // SAFETY: no memory is passed; the process has one thread.
         check(unsafe { libc::unshare(libc::CLONE_NEWCGROUP) }).map(drop)
@@ -174,7 +181,10 @@ fn clone_child(cgroups: &Cgroups) -> io::Result<libc::pid_t> {
     args.exit_signal = u64::from(libc::SIGCHLD.unsigned_abs());
     if let Some(dir) = &cgroups.unified {
         const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
-        args.flags |= CLONE_INTO_CGROUP | u64::from(libc::CLONE_NEWCGROUP.unsigned_abs());
+        args.flags |= CLONE_INTO_CGROUP;
+        if cgroups.to_join.is_empty() {
+            args.flags |= u64::from(libc::CLONE_NEWCGROUP.unsigned_abs());
+        }
         args.cgroup = u64::try_from(dir.as_raw_fd()).unwrap_or_default();
     }
     // SAFETY: no CLONE_VM and no stack, so this is fork with more namespaces; the process has one thread, so

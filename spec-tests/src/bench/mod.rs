@@ -1,10 +1,15 @@
-//! Benches that judge by paths: our programs and their peers in one run, in turn, each in an enclosure of its
-//! own.
+//! Benches: programs of one kind against each other in one run, in turn.
 //!
-//! A contender's CPU time is that of its whole enclosure: client, daemon, shim and runtime. Two figures are
-//! taken: *lone* starts, each after a rest in which processors go idle and caches cool, and a *burst* of
-//! starts one right after the other.
+//! Runtimes and clients are measured in an enclosure of their own each, and their CPU time is that of the whole enclosure: client,
+//! daemon, shim and runtime. Engines at a socket run where they run; there it is that of the whole machine.
+//!
+//! Three figures are taken of a task: *lone*, after a rest in which processors go idle and caches cool; in a *burst* of one right
+//! after the other; and of many *at once*. The contenders take turns, sample by sample, so that what slows the machine down slows
+//! all of them, and a ratio is the median over such pairs.
 
+pub mod arguments;
+pub mod chart;
+pub mod clients;
 pub mod engine;
 pub mod report;
 pub mod runtime;
@@ -16,8 +21,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use report::{Report, Row};
-use stats::Summary;
+use report::{Report, Samples};
 use worker::{Job, Worker};
 
 /// Before and after a lone start. It is part of what is measured (a cold start), and lets daemons finish what
@@ -35,81 +39,95 @@ pub struct Effort {
     pub rounds: usize,
     /// Starts in one burst.
     pub burst: usize,
+    /// Starts at the same time, once in each round.
+    pub parallel: usize,
 }
 
-/// Something to compare.
+/// What can be measured: it does one task, again and again.
+pub trait Contestant {
+    /// Does it once, by the monotonic clock.
+    ///
+    /// # Errors
+    /// When it fails.
+    fn run(&mut self) -> Result<Duration>;
+
+    /// Does it so many times at once; the time until all are done.
+    ///
+    /// # Errors
+    /// When one fails.
+    fn run_many(&mut self, count: usize) -> Result<Duration>;
+
+    /// CPU time until now.
+    ///
+    /// # Errors
+    /// When there is no account.
+    fn cpu(&mut self) -> Result<Duration>;
+}
+
+impl Contestant for Worker {
+    fn run(&mut self) -> Result<Duration> {
+        Self::run(self)
+    }
+
+    fn run_many(&mut self, count: usize) -> Result<Duration> {
+        Self::run_many(self, count)
+    }
+
+    fn cpu(&mut self) -> Result<Duration> {
+        Self::cpu(self)
+    }
+}
+
+/// Something to compare that is set up in an enclosure.
 #[derive(Debug, Clone)]
 pub struct Contender {
     /// Its name in the table.
     pub name: String,
+    /// Whether it is the bare kernel work: see [`report::Row::is_limit`].
+    pub is_limit: bool,
     /// How to set it up and what to measure.
     pub job: Job,
 }
 
-struct Runner {
+/// One that takes part, and what was measured of it.
+pub(crate) struct Runner<T> {
     name: String,
-    worker: Worker,
-    lone_wall: Vec<Duration>,
-    lone_cpu: Vec<Duration>,
-    burst_wall: Vec<Duration>,
-    burst_cpu: Vec<Duration>,
+    is_limit: bool,
+    pub(crate) contestant: T,
     failed: Option<String>,
+    lone: [Vec<Duration>; 2],
+    burst: [Vec<Duration>; 2],
+    many: [Vec<Duration>; 2],
 }
 
-/// Measures all contenders in turn. One that fails is left out and named in the report.
+/// Sets all contenders up. One that fails is left out and named in the report.
 ///
 /// # Errors
-/// When no contender could be measured.
-pub fn measure(
-    title: &str,
-    contenders: &[Contender],
-    effort: Effort,
-) -> Result<(Report, Vec<(String, Worker)>)> {
-    let mut report = Report::new(title);
+/// When none could be started.
+pub(crate) fn set_up(contenders: &[Contender], report: &mut Report) -> Result<Vec<Runner<Worker>>> {
     let mut runners = Vec::new();
     for contender in contenders {
-        match set_up(contender, &mut report) {
-            Ok(runner) => runners.push(runner),
+        match set_up_one(contender, report) {
+            Ok(worker) => runners.push(Runner::new(&contender.name, contender.is_limit, worker)),
             Err(error) => report.note(format!("{} is missing: {error:#}", contender.name)),
         }
     }
     ensure!(
         !runners.is_empty(),
-        "{title}: no contender could be started: {}",
+        "{}: no contender could be started: {}",
+        report.title,
         report.notes.join("; ")
     );
-    for _ in 0..effort.lone {
-        for_each(&mut runners, Runner::lone_start);
-    }
-    for _ in 0..effort.rounds {
-        for_each(&mut runners, |runner| runner.one_burst(effort.burst));
-    }
-    let mut workers = Vec::new();
-    for runner in runners {
-        match (&runner.failed, runner.row()) {
-            (None, Some(row)) => report.rows.push(row),
-            (reason, _) => report.note(format!(
-                "{} failed: {}",
-                runner.name,
-                reason.as_deref().unwrap_or("no sample")
-            )),
-        }
-        if runner.failed.is_none() {
-            workers.push((runner.name, runner.worker));
-        }
-    }
-    Ok((report, workers))
+    Ok(runners)
 }
 
-fn set_up(contender: &Contender, report: &mut Report) -> Result<Runner> {
+fn set_up_one(contender: &Contender, report: &mut Report) -> Result<Worker> {
     let attempt = |job: &Job| -> Result<Worker> {
         let mut worker = Worker::start(job)?;
-        for _ in 0..WARM_UP {
-            worker.run().context("warm-up")?;
-        }
+        warm_up(&mut worker)?;
         Ok(worker)
     };
-    let worker = attempt(&contender.job).or_else(|first| {
+    attempt(&contender.job).or_else(|first| {
         // Some runtimes refuse a hybrid machine with a controller in its v2 hierarchy.
         let hidden = Job {
             hide_unified: true,
@@ -118,21 +136,70 @@ fn set_up(contender: &Contender, report: &mut Report) -> Result<Runner> {
         let worker = attempt(&hidden).map_err(|_| first)?;
         report.note(format!("{} runs with the v2 hierarchy hidden", contender.name));
         anyhow::Ok(worker)
-    })?;
-    let name = contender.name.clone();
-    let none = Vec::new;
-    Ok(Runner {
-        name,
-        worker,
-        lone_wall: none(),
-        lone_cpu: none(),
-        burst_wall: none(),
-        burst_cpu: none(),
-        failed: None,
     })
 }
 
-fn for_each(runners: &mut [Runner], mut act: impl FnMut(&mut Runner) -> Result<()>) {
+pub(crate) fn warm_up(contestant: &mut impl Contestant) -> Result<()> {
+    for _ in 0..WARM_UP {
+        contestant.run().context("warm-up")?;
+    }
+    Ok(())
+}
+
+/// Measures all in turn, and fills the report; a second one, if there were any at once. Who failed is left out, and said to be.
+pub(crate) fn measure<T: Contestant>(
+    runners: &mut Vec<Runner<T>>,
+    mut report: Report,
+    effort: Effort,
+) -> Vec<Report> {
+    for _ in 0..effort.lone {
+        for_each(runners, Runner::lone_start);
+    }
+    for _ in 0..effort.rounds {
+        for_each(runners, |runner| runner.one_burst(effort.burst));
+    }
+    if effort.parallel > 1 {
+        // The first time makes what later ones find made.
+        for_each(runners, |runner| {
+            runner.contestant.run_many(effort.parallel).map(drop)
+        });
+        for _ in 0..effort.rounds {
+            for_each(runners, |runner| runner.many_at_once(effort.parallel));
+        }
+    }
+    for runner in runners.iter() {
+        if let Some(reason) = &runner.failed {
+            report.note(format!("{} failed: {reason}", runner.name));
+        }
+    }
+    runners.retain(|runner| runner.failed.is_none());
+    let samples = |lists: fn(&Runner<T>) -> Vec<Vec<Duration>>| -> Vec<Samples> {
+        runners
+            .iter()
+            .map(|runner| Samples {
+                name: runner.name.clone(),
+                is_limit: runner.is_limit,
+                columns: lists(runner),
+            })
+            .collect()
+    };
+    report.fill(
+        &["lone wall", "lone CPU", "burst wall", "burst CPU"],
+        &samples(|runner| [&runner.lone[..], &runner.burst[..]].concat()),
+    );
+    let mut all = vec![report];
+    if effort.parallel > 1 && !runners.is_empty() {
+        let mut many = Report::new(&format!("{}: {} at once", all[0].title, effort.parallel));
+        many.fill(
+            &["wall of all", "CPU of each"],
+            &samples(|runner| runner.many.to_vec()),
+        );
+        all.push(many);
+    }
+    all
+}
+
+fn for_each<T: Contestant>(runners: &mut [Runner<T>], mut act: impl FnMut(&mut Runner<T>) -> Result<()>) {
     for runner in runners.iter_mut().filter(|runner| runner.failed.is_none()) {
         if let Err(error) = act(runner) {
             runner.failed = Some(format!("{error:#}"));
@@ -140,34 +207,99 @@ fn for_each(runners: &mut [Runner], mut act: impl FnMut(&mut Runner) -> Result<(
     }
 }
 
-impl Runner {
+impl<T: Contestant> Runner<T> {
+    pub(crate) fn new(name: &str, is_limit: bool, contestant: T) -> Self {
+        Self {
+            name: name.to_owned(),
+            is_limit,
+            contestant,
+            failed: None,
+            lone: Default::default(),
+            burst: Default::default(),
+            many: Default::default(),
+        }
+    }
+
     fn lone_start(&mut self) -> Result<()> {
         thread::sleep(REST);
-        let before = self.worker.cpu()?;
-        self.lone_wall.push(self.worker.run()?);
+        let before = self.contestant.cpu()?;
+        self.lone[0].push(self.contestant.run()?);
         thread::sleep(REST);
-        self.lone_cpu.push(self.worker.cpu()?.saturating_sub(before));
+        self.lone[1].push(self.contestant.cpu()?.saturating_sub(before));
         Ok(())
     }
 
     fn one_burst(&mut self, starts: usize) -> Result<()> {
-        let before = self.worker.cpu()?;
+        let before = self.contestant.cpu()?;
         for _ in 0..starts {
-            self.burst_wall.push(self.worker.run()?);
+            self.burst[0].push(self.contestant.run()?);
         }
         thread::sleep(REST);
-        let used = self.worker.cpu()?.saturating_sub(before);
-        self.burst_cpu.push(used / u32::try_from(starts.max(1))?);
+        let used = self.contestant.cpu()?.saturating_sub(before);
+        self.burst[1].push(used / u32::try_from(starts.max(1))?);
         Ok(())
     }
 
-    fn row(&self) -> Option<Row> {
-        Some(Row {
-            name: self.name.clone(),
-            lone_wall: Summary::of(&self.lone_wall)?,
-            lone_cpu: Summary::of(&self.lone_cpu)?,
-            burst_wall: Summary::of(&self.burst_wall)?,
-            burst_cpu: Summary::of(&self.burst_cpu)?,
-        })
+    fn many_at_once(&mut self, starts: usize) -> Result<()> {
+        let before = self.contestant.cpu()?;
+        self.many[0].push(self.contestant.run_many(starts)?);
+        thread::sleep(REST);
+        let used = self.contestant.cpu()?.saturating_sub(before);
+        self.many[1].push(used / u32::try_from(starts)?);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Counts what it is told; fails in its `n`th run.
+    struct Fake {
+        runs: u64,
+        fails_at: u64,
+    }
+
+    impl Contestant for Fake {
+        fn run(&mut self) -> Result<Duration> {
+            self.runs += 1;
+            ensure!(self.runs != self.fails_at, "no more");
+            Ok(Duration::from_micros(self.runs))
+        }
+
+        fn run_many(&mut self, count: usize) -> Result<Duration> {
+            Ok(Duration::from_micros(count as u64))
+        }
+
+        fn cpu(&mut self) -> Result<Duration> {
+            Ok(Duration::from_micros(self.runs * 10))
+        }
+    }
+
+    #[test]
+    fn all_take_turns_and_who_fails_is_left_out() {
+        let fake = |fails_at| Fake { runs: 0, fails_at };
+        let mut runners = vec![
+            Runner::new("good", false, fake(u64::MAX)),
+            Runner::new("bad", false, fake(2)),
+        ];
+        let effort = Effort {
+            lone: 0,
+            rounds: 2,
+            burst: 2,
+            parallel: 3,
+        };
+        let reports = measure(&mut runners, Report::new("task"), effort);
+        assert_eq!(reports[0].notes, ["bad failed: no more", "good: no sample"]);
+        let names =
+            |report: &Report| -> Vec<String> { report.rows.iter().map(|row| row.name.clone()).collect() };
+        // No lone start was asked for, so that there is no row of four columns.
+        assert!(names(&reports[0]).is_empty());
+        assert_eq!(
+            (reports[1].title.as_str(), names(&reports[1])),
+            ("task: 3 at once", vec!["good".to_owned()])
+        );
+        assert_eq!(reports[1].rows[0].figures[0].median_us, 3);
+        assert_eq!(runners[0].burst[1], [Duration::from_micros(10); 2]);
     }
 }

@@ -1,18 +1,48 @@
-//! The outcome of a bench, for eyes (Markdown) and for programs (JSON).
+//! The outcome of a bench, for eyes (Markdown) and for programs (JSON). The picture of it is in `chart.rs`.
 
 use std::fmt::Write;
+use std::time::Duration;
 
 use serde::Serialize;
 
-use super::stats::Summary;
+use super::stats::{Summary, median_ratio};
+
+/// Of the JSON document.
+const FORMAT: u32 = 2;
+
+/// All that one call of `bench` measured.
+#[derive(Debug, Clone, Serialize)]
+pub struct Document {
+    /// Of this document.
+    pub format: u32,
+    /// Kernel, cgroups, processors.
+    pub machine: String,
+    /// What each contender says of its version.
+    pub contenders: Vec<Contender>,
+    /// One for each thing that was measured.
+    pub reports: Vec<Report>,
+}
+
+/// Who was measured.
+#[derive(Debug, Clone, Serialize)]
+pub struct Contender {
+    /// As in the tables.
+    pub name: String,
+    /// What it says of itself.
+    pub version: String,
+}
 
 /// One bench.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
     /// What was measured.
     pub title: String,
+    /// What the figures of a row are.
+    pub columns: Vec<String>,
     /// One per contender, the first being the one that is judged.
     pub rows: Vec<Row>,
+    /// The first against each other.
+    pub ratios: Vec<Ratio>,
     /// One per program whose memory was read.
     pub memory: Vec<Memory>,
     /// Who is missing, and other things a reader must know.
@@ -24,14 +54,21 @@ pub struct Report {
 pub struct Row {
     /// Its name.
     pub name: String,
-    /// Wall clock of starts after a rest.
-    pub lone_wall: Summary,
-    /// CPU time of starts after a rest.
-    pub lone_cpu: Summary,
-    /// Wall clock of starts in a burst.
-    pub burst_wall: Summary,
-    /// CPU time per start in a burst; one sample is a whole burst.
-    pub burst_cpu: Summary,
+    /// Whether it is no contender but the bare kernel work: the limit for all others.
+    pub is_limit: bool,
+    /// One per column.
+    pub figures: Vec<Summary>,
+}
+
+/// How much of another's time the first one takes.
+#[derive(Debug, Clone, Serialize)]
+pub struct Ratio {
+    /// The first.
+    pub of: String,
+    /// The other.
+    pub to: String,
+    /// One per column: the median over pairs of samples taken one after the other.
+    pub medians: Vec<Option<f64>>,
 }
 
 /// The memory of one contender's programs.
@@ -47,11 +84,52 @@ pub struct Memory {
     pub pss_kib: u64,
 }
 
+/// What was measured of one contender: one list of samples per column.
+#[derive(Debug, Clone)]
+pub struct Samples {
+    /// Its name.
+    pub name: String,
+    /// See [`Row::is_limit`].
+    pub is_limit: bool,
+    /// In the order in which they were taken, each in turn with those of the others.
+    pub columns: Vec<Vec<Duration>>,
+}
+
+impl Document {
+    /// Of this machine.
+    #[must_use]
+    pub fn new(contenders: Vec<Contender>, reports: Vec<Report>) -> Self {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            format: FORMAT,
+            machine: format!("{}, {processors} processors", crate::report::machine()),
+            contenders,
+            reports,
+        }
+    }
+
+    /// All tables.
+    #[must_use]
+    pub fn markdown(&self) -> String {
+        let mut text = format!("# Bench\n\n{}.\n\n", self.machine);
+        for one in &self.contenders {
+            writeln!(text, "- {}: {}", one.name, one.version).ok();
+        }
+        text.push('\n');
+        for report in &self.reports {
+            text.push_str(&report.markdown());
+        }
+        text
+    }
+}
+
 impl Report {
     pub(crate) fn new(title: &str) -> Self {
         Self {
             title: title.to_owned(),
+            columns: Vec::new(),
             rows: Vec::new(),
+            ratios: Vec::new(),
             memory: Vec::new(),
             notes: Vec::new(),
         }
@@ -61,13 +139,58 @@ impl Report {
         self.notes.push(text);
     }
 
+    /// Rows and ratios of what was measured. One without a sample is left out, and said to be.
+    pub(crate) fn fill(&mut self, columns: &[&str], all: &[Samples]) {
+        self.columns = columns.iter().map(|&column| column.to_owned()).collect();
+        let mut kept = Vec::new();
+        for samples in all {
+            let figures: Option<Vec<Summary>> =
+                samples.columns.iter().map(|list| Summary::of(list)).collect();
+            let Some(figures) = figures else {
+                self.note(format!("{}: no sample", samples.name));
+                continue;
+            };
+            self.rows.push(Row {
+                name: samples.name.clone(),
+                is_limit: samples.is_limit,
+                figures,
+            });
+            kept.push(samples);
+        }
+        let Some((first, others)) = kept.split_first() else {
+            return;
+        };
+        for other in others {
+            let pairs = first.columns.iter().zip(&other.columns);
+            self.ratios.push(Ratio {
+                of: first.name.clone(),
+                to: other.name.clone(),
+                medians: pairs.map(|(ours, theirs)| median_ratio(ours, theirs)).collect(),
+            });
+        }
+    }
+
     /// Tables for a terminal or a page.
     #[must_use]
     pub fn markdown(&self) -> String {
         let mut text = format!("## {}\n\n", self.title);
         if !self.rows.is_empty() {
-            self.times(&mut text);
-            self.ratios(&mut text);
+            text.push_str("Milliseconds: minimum / median / 99th percentile.\n\n");
+            self.head(&mut text, "contender");
+            for row in &self.rows {
+                let cells: Vec<String> = row.figures.iter().copied().map(cell).collect();
+                let limit = if row.is_limit { " (the limit)" } else { "" };
+                writeln!(text, "| {}{limit} | {} |", row.name, cells.join(" | ")).ok();
+            }
+            text.push('\n');
+        }
+        if !self.ratios.is_empty() {
+            self.head(&mut text, "median ratio of pairs");
+            for ratio in &self.ratios {
+                let cells: Vec<String> = ratio.medians.iter().copied().map(ratio_cell).collect();
+                writeln!(text, "| {} / {} | {} |", ratio.of, ratio.to, cells.join(" | ")).ok();
+            }
+            text.push('\n');
         }
         if !self.memory.is_empty() {
             text.push_str("| memory (PSS) | programs | when | MiB |\n| --- | --- | --- | ---: |\n");
@@ -84,45 +207,9 @@ impl Report {
         text
     }
 
-    fn times(&self, text: &mut String) {
-        text.push_str("Milliseconds: minimum / median / 99th percentile.\n\n");
-        text.push_str("| contender | lone wall | lone CPU | burst wall | burst CPU |\n");
-        text.push_str("| --- | ---: | ---: | ---: | ---: |\n");
-        for row in &self.rows {
-            let cells = [row.lone_wall, row.lone_cpu, row.burst_wall, row.burst_cpu].map(cell);
-            writeln!(text, "| {} | {} |", row.name, cells.join(" | ")).ok();
-        }
-        text.push('\n');
-    }
-
-    /// The first row's medians divided by each other row's.
-    fn ratios(&self, text: &mut String) {
-        let Some((first, others)) = self.rows.split_first() else {
-            return;
-        };
-        if others.is_empty() {
-            return;
-        }
-        text.push_str("| ratio of medians | lone wall | lone CPU | burst wall | burst CPU |\n");
-        text.push_str("| --- | ---: | ---: | ---: | ---: |\n");
-        for other in others {
-            let pairs = [
-                (first.lone_wall, other.lone_wall),
-                (first.lone_cpu, other.lone_cpu),
-                (first.burst_wall, other.burst_wall),
-                (first.burst_cpu, other.burst_cpu),
-            ];
-            let cells = pairs.map(|(ours, theirs)| ratio(ours.median_us, theirs.median_us));
-            writeln!(
-                text,
-                "| {} / {} | {} |",
-                first.name,
-                other.name,
-                cells.join(" | ")
-            )
-            .ok();
-        }
-        text.push('\n');
+    fn head(&self, text: &mut String, first: &str) {
+        writeln!(text, "| {first} | {} |", self.columns.join(" | ")).ok();
+        writeln!(text, "| --- |{}", " ---: |".repeat(self.columns.len())).ok();
     }
 }
 
@@ -132,7 +219,7 @@ fn cell(summary: Summary) -> String {
         .join(" / ")
 }
 
-fn milliseconds(microseconds: u64) -> String {
+pub(super) fn milliseconds(microseconds: u64) -> String {
     format!("{}.{:02}", microseconds / 1000, microseconds % 1000 / 10)
 }
 
@@ -141,44 +228,47 @@ fn mib(kib: u64) -> String {
     format!("{}.{:02}", hundredths / 100, hundredths % 100)
 }
 
-fn ratio(ours: u64, theirs: u64) -> String {
-    match (ours * 100).checked_div(theirs) {
-        Some(hundredths) => format!("{}.{:02}", hundredths / 100, hundredths % 100),
-        None => "-".to_owned(),
-    }
+fn ratio_cell(ratio: Option<f64>) -> String {
+    ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.2}"))
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn row(name: &str, us: u64) -> Row {
-        let same = Summary {
-            samples: 1,
-            min_us: us,
-            median_us: us,
-            p99_us: us,
-        };
-        Row {
+    /// Two contenders and the limit, one column.
+    pub(in crate::bench) fn sample() -> Report {
+        let samples = |name: &str, us: u64, is_limit| Samples {
             name: name.into(),
-            lone_wall: same,
-            lone_cpu: same,
-            burst_wall: same,
-            burst_cpu: same,
-        }
+            is_limit,
+            columns: vec![[us, us * 2].map(Duration::from_micros).to_vec()],
+        };
+        let mut report = Report::new("starts");
+        report.fill(
+            &["lone wall"],
+            &[
+                samples("ours", 2500, false),
+                samples("theirs <&>", 10_000, false),
+                samples("floor", 2000, true),
+            ],
+        );
+        report
     }
 
     #[test]
     fn a_ratio_compares_the_first_with_each_other() {
-        let mut report = Report::new("starts");
-        report.rows = vec![row("ours", 2500), row("theirs", 10_000)];
+        let mut report = sample();
         report.note("crun is missing: no such file".into());
         let text = report.markdown();
-        assert!(text.contains("| ours | 2.50 / 2.50 / 2.50 |"), "{text}");
-        assert!(
-            text.contains("| ours / theirs | 0.25 | 0.25 | 0.25 | 0.25 |"),
-            "{text}"
-        );
+        for line in [
+            "| contender | lone wall |",
+            "| ours | 2.50 / 2.50 / 5.00 |",
+            "| floor (the limit) | 2.00 / 2.00 / 4.00 |",
+            "| ours / theirs <&> | 0.25 |",
+            "| ours / floor | 1.25 |",
+        ] {
+            assert!(text.lines().any(|one| one == line), "{line} is not in {text}");
+        }
         assert!(
             text.trim_end().ends_with("- crun is missing: no such file"),
             "{text}"
@@ -186,8 +276,22 @@ mod tests {
     }
 
     #[test]
-    fn nothing_divides_by_zero() {
-        assert_eq!(ratio(5, 0), "-");
+    fn who_has_no_sample_is_named() {
+        let mut report = Report::new("starts");
+        let empty = Samples {
+            name: "ours".into(),
+            is_limit: false,
+            columns: vec![Vec::new()],
+        };
+        report.fill(&["wall"], &[empty]);
+        assert!(report.rows.is_empty());
+        assert_eq!(report.notes, ["ours: no sample"]);
+    }
+
+    #[test]
+    fn numbers_are_cut_to_two_digits() {
+        assert_eq!(ratio_cell(None), "-");
         assert_eq!(mib(1536), "1.50");
+        assert_eq!(milliseconds(12_345), "12.34");
     }
 }

@@ -1,17 +1,18 @@
-//! The commands of OCI runtimes, against each other and against the floor: `run` of `/bin/true`, with and without a
-//! system call filter, a whole life in three commands, `exec`, `state`, and `create` among a thousand others.
+//! The commands of OCI runtimes, against each other and against the floor: `run` of `/bin/true`, one at a time and many at once, with
+//! and without a system call filter; a whole life in three commands; `exec`; `state`; and `create` among a thousand others.
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use super::report::Report;
+use super::report::{self, Document, Memory, Report};
 use super::stats::Summary;
 use super::worker::{Job, Worker};
-use super::{Contender, Effort, measure};
+use super::{Contender, Effort, Runner, measure, set_up};
 use crate::bundle;
 
 /// What is compared, besides how often.
@@ -31,16 +32,22 @@ pub struct Subject<'a> {
 ///
 /// # Errors
 /// When no runtime works here.
-pub fn compare(subject: &Subject<'_>, effort: Effort) -> Result<Vec<Report>> {
+pub fn compare(subject: &Subject<'_>, effort: Effort) -> Result<Document> {
     let scratch = tempfile::Builder::new()
         .prefix("kelson-bench-")
         .tempdir()
         .context("make a scratch directory")?;
+    let names = names_of(subject.runtimes);
+    let tasks = Tasks {
+        subject,
+        names: &names,
+        effort,
+    };
     let place = |name: &str| scratch.path().join(name);
-    let mut reports = vec![run(subject, &place("run"), None, effort)?];
+    let mut reports = tasks.run(&place("run"), None)?;
     if let Some(file) = subject.seccomp {
         let profile = serde_json::from_slice(&fs::read(file).with_context(|| file.display().to_string())?)?;
-        reports.push(run(subject, &place("seccomp"), Some(profile), effort)?);
+        reports.extend(tasks.run(&place("seccomp"), Some(profile))?);
     }
     let life = |r: &Runtime| Job {
         command: r.args(&["create", "--bundle", &text(&r.place), "bench"]),
@@ -50,15 +57,8 @@ pub fn compare(subject: &Subject<'_>, effort: Effort) -> Result<Vec<Report>> {
         ],
         ..Job::default()
     };
-    let true_ends = &["/bin/true"];
-    reports.push(each(
-        subject,
-        &place("life"),
-        "create, start, delete --force of /bin/true",
-        true_ends,
-        life,
-        effort,
-    )?);
+    let title = "create, start, delete --force of /bin/true";
+    reports.extend(tasks.each(&place("life"), title, &["/bin/true"], life)?);
     let up = |r: &Runtime, argv: &[&str]| Job {
         prepare: vec![
             r.args(&["create", "--bundle", &text(&r.place), "bench"]),
@@ -69,20 +69,18 @@ pub fn compare(subject: &Subject<'_>, effort: Effort) -> Result<Vec<Report>> {
     };
     let sleeps = &["/bin/sleep", "3600"];
     let exec = |r: &Runtime| up(r, &["exec", "bench", "/bin/true"]);
-    reports.push(each(
-        subject,
-        &place("exec"),
-        "exec of /bin/true",
-        sleeps,
-        exec,
-        effort,
-    )?);
+    reports.extend(tasks.each(&place("exec"), "exec of /bin/true", sleeps, exec)?);
     let state = |r: &Runtime| up(r, &["state", "bench"]);
-    reports.push(each(subject, &place("state"), "state", sleeps, state, effort)?);
+    reports.extend(tasks.each(&place("state"), "state", sleeps, state)?);
     if subject.crowd > 0 {
-        reports.push(crowd(subject, &place("crowd"))?);
+        reports.push(crowd(subject, &names[0], &place("crowd"))?);
     }
-    Ok(reports)
+    let who = names.iter().zip(subject.runtimes);
+    let who = who.map(|(name, program)| report::Contender {
+        name: name.clone(),
+        version: version_of(program),
+    });
+    Ok(Document::new(who.collect(), reports))
 }
 
 /// One runtime in one comparison.
@@ -120,63 +118,127 @@ impl Runtime {
     }
 }
 
-fn run(subject: &Subject<'_>, place: &Path, seccomp: Option<Value>, effort: Effort) -> Result<Report> {
-    let mut contenders = Vec::new();
-    for (index, program) in subject.runtimes.iter().enumerate() {
-        let runtime = Runtime::new(program, place.join(index.to_string()), &["/bin/true"])?;
-        if let Some(profile) = &seccomp {
-            runtime.configure(|config| config["linux"]["seccomp"] = profile.clone())?;
-        }
-        contenders.push(Contender {
-            name: name_of(program),
-            job: Job {
-                command: runtime.args(&["run", "--bundle", &text(&runtime.place), "bench"]),
+/// What all comparisons share.
+struct Tasks<'a> {
+    subject: &'a Subject<'a>,
+    names: &'a [String],
+    effort: Effort,
+}
+
+impl Tasks<'_> {
+    fn run(&self, place: &Path, seccomp: Option<Value>) -> Result<Vec<Report>> {
+        let mut contenders = self.contenders(place, &["/bin/true"], |runtime| {
+            runtime.configure(|config| {
+                // Each of many at once has a cgroup of its own, by its id.
+                config["linux"]["cgroupsPath"] = Value::Null;
+                if let Some(profile) = &seccomp {
+                    config["linux"]["seccomp"] = profile.clone();
+                }
+            })?;
+            Ok(Job {
+                command: runtime.args(&["run", "--bundle", &text(&runtime.place), "bench{n}"]),
                 ..Job::default()
-            },
-        });
-    }
-    if let (Some(floor), None) = (subject.floor, &seccomp) {
-        let rootfs = bundle::write(&place.join("floor"), &["/bin/true"], "/")?;
-        contenders.push(Contender {
-            name: name_of(floor),
-            job: Job {
-                command: vec![text(floor), text(&rootfs), "/bin/true".into()],
-                ..Job::default()
-            },
-        });
-    }
-    let title = match seccomp {
-        None => "run of /bin/true",
-        Some(_) => "run of /bin/true with a system call filter",
-    };
-    let (mut report, workers) = measure(title, &contenders, effort)?;
-    if seccomp.is_none() {
-        for (name, mut worker) in workers {
-            let Some(index) = subject
-                .runtimes
-                .iter()
-                .position(|program| name_of(program) == name)
-            else {
-                continue;
-            };
-            let note = peak(subject, index, &place.join("memory"), &mut worker).map_or_else(
-                |e| format!("memory of {name}: {e:#}"),
-                |figures| format!("memory of {name}: {figures}"),
-            );
-            report.note(note);
+            })
+        })?;
+        if let (Some(floor), None) = (self.subject.floor, &seccomp) {
+            let rootfs = bundle::write(&place.join("floor"), &["/bin/true"], "/")?;
+            contenders.push(Contender {
+                name: name_of(floor),
+                is_limit: true,
+                job: Job {
+                    command: vec![text(floor), text(&rootfs), "/bin/true".into()],
+                    ..Job::default()
+                },
+            });
         }
+        let mut report = Report::new(match seccomp {
+            None => "run of /bin/true",
+            Some(_) => "run of /bin/true with a system call filter",
+        });
+        let mut runners = set_up(&contenders, &mut report)?;
+        let mut reports = measure(&mut runners, report, self.effort);
+        if seccomp.is_none() {
+            for Runner { name, contestant, .. } in &mut runners {
+                if let Some(index) = self.names.iter().position(|one| one == name)
+                    && let Err(error) = self.memory(index, place, contestant, &mut reports[0])
+                {
+                    reports[0].note(format!("memory of {name}: {error:#}"));
+                }
+            }
+        }
+        Ok(reports)
     }
-    Ok(report)
+
+    /// The same job for every runtime, never at once.
+    fn each(
+        &self,
+        place: &Path,
+        title: &str,
+        args: &[&str],
+        job: impl Fn(&Runtime) -> Job,
+    ) -> Result<Vec<Report>> {
+        let contenders = self.contenders(place, args, |runtime| Ok(job(runtime)))?;
+        let mut report = Report::new(title);
+        let mut runners = set_up(&contenders, &mut report)?;
+        let effort = Effort {
+            parallel: 0,
+            ..self.effort
+        };
+        Ok(measure(&mut runners, report, effort))
+    }
+
+    fn contenders(
+        &self,
+        place: &Path,
+        args: &[&str],
+        job: impl Fn(&Runtime) -> Result<Job>,
+    ) -> Result<Vec<Contender>> {
+        let all = self.names.iter().zip(self.subject.runtimes).enumerate();
+        all.map(|(index, (name, program))| {
+            let runtime = Runtime::new(program, place.join(index.to_string()), args)?;
+            Ok(Contender {
+                name: name.clone(),
+                is_limit: false,
+                job: job(&runtime)?,
+            })
+        })
+        .collect()
+    }
+
+    /// Of a runtime at work, and of what it leaves behind for each container.
+    fn memory(&self, index: usize, place: &Path, worker: &mut Worker, report: &mut Report) -> Result<()> {
+        let program = &self.subject.runtimes[index];
+        let at_work = Runtime::new(program, place.join(format!("memory{index}")), &["/bin/true"])?;
+        let (pss, peak) = peak(&at_work, worker)?;
+        let name = &self.names[index];
+        report.note(format!(
+            "{name}: the runtime's VmHWM in a createRuntime hook is {peak}"
+        ));
+        report.memory.push(Memory {
+            name: name.clone(),
+            programs: "the runtime".into(),
+            when: "at work, in a createRuntime hook".into(),
+            pss_kib: pss,
+        });
+        let waiting = Runtime::new(
+            program,
+            place.join(format!("waiting{index}")),
+            &["/bin/sleep", "3600"],
+        )?;
+        worker.perform(waiting.args(&["create", "--bundle", &text(&waiting.place), "waiting"]))?;
+        report.memory.push(Memory {
+            name: name.clone(),
+            programs: "all that is left".into(),
+            when: "per container, created and not started".into(),
+            pss_kib: worker.memory()?.iter().map(|process| process.pss_kib).sum(),
+        });
+        worker.perform(waiting.args(&["delete", "--force", "waiting"]))
+    }
 }
 
 /// The memory of a runtime when it runs a hook, which is late enough for most of it to be in use, and early enough to
-/// find the runtime alive: it is the hook's parent.
-fn peak(subject: &Subject<'_>, index: usize, place: &Path, worker: &mut Worker) -> Result<String> {
-    let runtime = Runtime::new(
-        &subject.runtimes[index],
-        place.join(index.to_string()),
-        &["/bin/true"],
-    )?;
+/// find the runtime alive: it is the hook's parent. PSS, and the peak of the resident set in words.
+fn peak(runtime: &Runtime, worker: &mut Worker) -> Result<(u64, String)> {
     let out = runtime.place.join("memory");
     let script = format!(
         "cat /proc/$PPID/status /proc/$PPID/smaps_rollup > {}",
@@ -193,37 +255,16 @@ fn peak(subject: &Subject<'_>, index: usize, place: &Path, worker: &mut Worker) 
         let line = figures.lines().find_map(|line| line.strip_prefix(name));
         line.map_or("unknown", str::trim).to_owned()
     };
-    Ok(format!(
-        "VmHWM {}, private dirty {}",
-        field("VmHWM:"),
-        field("Private_Dirty:")
-    ))
-}
-
-/// The same job for every runtime.
-fn each(
-    subject: &Subject<'_>,
-    place: &Path,
-    title: &str,
-    args: &[&str],
-    job: impl Fn(&Runtime) -> Job,
-    effort: Effort,
-) -> Result<Report> {
-    let mut contenders = Vec::new();
-    for (index, program) in subject.runtimes.iter().enumerate() {
-        let runtime = Runtime::new(program, place.join(index.to_string()), args)?;
-        contenders.push(Contender {
-            name: name_of(program),
-            job: job(&runtime),
-        });
-    }
-    measure(title, &contenders, effort).map(|(report, _)| report)
+    let pss = field("Pss:");
+    let pss = pss.trim_end_matches("kB").trim().parse();
+    Ok((pss.context("the PSS of the runtime")?, field("VmHWM:")))
 }
 
 /// What `create` costs among few containers and among many: the judged runtime alone.
-fn crowd(subject: &Subject<'_>, place: &Path) -> Result<Report> {
+fn crowd(subject: &Subject<'_>, name: &str, place: &Path) -> Result<Report> {
     /// So many at the beginning and at the end are compared.
     const SAMPLE: usize = 50;
+    let sample = SAMPLE.min(subject.crowd / 2).max(1);
     let mut report = Report::new(&format!(
         "create of the first and of the last of {} containers",
         subject.crowd
@@ -242,21 +283,44 @@ fn crowd(subject: &Subject<'_>, place: &Path) -> Result<Report> {
         let before = worker.cpu()?;
         walls.push(worker.run()?);
         let used = worker.cpu()?.saturating_sub(before);
-        if i < SAMPLE {
+        if i < sample {
             first_cpu += used;
-        } else if i + SAMPLE >= subject.crowd {
+        } else if i + sample >= subject.crowd {
             last_cpu += used;
         }
     }
     let median = |list: &[Duration]| Summary::of(list).map_or(0, |s| s.median_us);
-    let sample = SAMPLE.min(walls.len());
     let (first, last) = (median(&walls[..sample]), median(&walls[walls.len() - sample..]));
     report.note(format!(
         "{}: median wall of the first {sample} is {first} us, of the last {last} us; CPU of the last is {:.2} x the first's",
-        name_of(program),
+        name,
         last_cpu.as_secs_f64() / first_cpu.as_secs_f64().max(f64::EPSILON),
     ));
     Ok(report)
+}
+
+/// Of a name that several have, the whole path.
+fn names_of(programs: &[PathBuf]) -> Vec<String> {
+    let short: Vec<String> = programs.iter().map(|program| name_of(program)).collect();
+    let is_unique = |name: &String| short.iter().filter(|other| *other == name).count() == 1;
+    let all = short.iter().zip(programs);
+    all.map(|(name, program)| {
+        if is_unique(name) {
+            name.clone()
+        } else {
+            text(program)
+        }
+    })
+    .collect()
+}
+
+/// The first line of `--version`.
+pub(super) fn version_of(program: &Path) -> String {
+    let output = Command::new(program).arg("--version").output();
+    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+    let line = text.ok().and_then(|text| text.lines().next().map(str::to_owned));
+    line.filter(|line| !line.is_empty())
+        .unwrap_or_else(|| "version unknown".to_owned())
 }
 
 pub(super) fn name_of(program: &Path) -> String {
@@ -267,4 +331,15 @@ pub(super) fn name_of(program: &Path) -> String {
 
 pub(super) fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_of_one_name_are_told_apart_by_their_paths() {
+        let paths = ["/a/runc", "/b/runc", "/b/crun"].map(PathBuf::from);
+        assert_eq!(names_of(&paths), ["/a/runc", "/b/runc", "crun"]);
+    }
 }

@@ -27,15 +27,32 @@ impl Summary {
             .collect();
         sorted.sort_unstable();
         let last = sorted.len().checked_sub(1)?;
-        let at = |percent: usize| sorted[last * percent / 100];
-        let p99 = if sorted.len() < 100 { sorted[last] } else { at(99) };
+        let p99 = if sorted.len() < 100 {
+            sorted[last]
+        } else {
+            sorted[last * 99 / 100]
+        };
         Some(Self {
             samples: sorted.len(),
             min_us: sorted[0],
-            median_us: at(50),
+            median_us: sorted[last / 2],
             p99_us: p99,
         })
     }
+}
+
+/// The median of the ratios of samples that were taken one right after the other: what slows the machine down for a while slows
+/// both of a pair, and leaves their ratio. `None` where there is no pair, or nothing was measured on the other side.
+#[must_use]
+pub fn median_ratio(ours: &[Duration], theirs: &[Duration]) -> Option<f64> {
+    let mut all: Vec<f64> = ours
+        .iter()
+        .zip(theirs)
+        .filter(|(_, theirs)| !theirs.is_zero())
+        .map(|(ours, theirs)| ours.as_secs_f64() / theirs.as_secs_f64())
+        .collect();
+    all.sort_by(f64::total_cmp);
+    all.get(all.len().checked_sub(1)? / 2).copied()
 }
 
 #[cfg(test)]
@@ -62,6 +79,7 @@ mod tests {
                 p99_us: 5
             }
         );
+        assert_eq!(summary(1..=2).median_us, 1);
     }
 
     #[test]
@@ -75,5 +93,16 @@ mod tests {
                 p99_us: 100
             }
         );
+    }
+
+    #[test]
+    fn a_ratio_is_of_pairs_and_not_of_medians() {
+        let list =
+            |all: &[u64]| -> Vec<Duration> { all.iter().copied().map(Duration::from_micros).collect() };
+        // The machine was ten times slower for the middle pair.
+        let ratio = median_ratio(&list(&[10, 100, 12]), &list(&[20, 200, 24]));
+        assert!(ratio.is_some_and(|ratio| (ratio - 0.5).abs() < 1e-9));
+        assert_eq!(median_ratio(&list(&[1]), &list(&[0])), None);
+        assert_eq!(median_ratio(&[], &[]), None);
     }
 }

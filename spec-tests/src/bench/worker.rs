@@ -51,6 +51,8 @@ pub struct Job {
 pub enum Order {
     /// Run the measured command once.
     Run,
+    /// Run it so many times at once.
+    RunMany(usize),
     /// Read the CPU account.
     Cpu,
     /// Run a command that is not measured.
@@ -123,6 +125,17 @@ impl Worker {
     /// When the command fails.
     pub fn run(&mut self) -> Result<Duration> {
         match self.ask(&Order::Run)? {
+            Answer::Ran(wall) => Ok(wall),
+            other => bail!("unexpected answer {other:?}"),
+        }
+    }
+
+    /// So many runs at once: from before the first spawn to after the last reaping.
+    ///
+    /// # Errors
+    /// When one fails.
+    pub fn run_many(&mut self, count: usize) -> Result<Duration> {
+        match self.ask(&Order::RunMany(count))? {
             Answer::Ran(wall) => Ok(wall),
             other => bail!("unexpected answer {other:?}"),
         }
@@ -277,6 +290,7 @@ impl Stage {
     fn follow(&mut self, order: &Order) -> Result<Answer> {
         Ok(match order {
             Order::Run => Answer::Ran(self.measure()?),
+            Order::RunMany(count) => Answer::Ran(self.measure_many(*count)?),
             Order::Cpu => Answer::Cpu(self.enclosure.cpu_time()?),
             Order::Do(argv) => {
                 self.perform(argv)?;
@@ -286,7 +300,8 @@ impl Stage {
         })
     }
 
-    fn measure(&mut self) -> Result<Duration> {
+    /// The next number's commands.
+    fn next_steps(&mut self) -> Result<Vec<(Command, Vec<String>)>> {
         let number = self.runs.to_string();
         self.runs += 1;
         let mut steps = Vec::new();
@@ -296,6 +311,33 @@ impl Stage {
             command.stdout(Stdio::null()).stderr(Stdio::null());
             steps.push((command, argv));
         }
+        Ok(steps)
+    }
+
+    fn measure_many(&mut self, count: usize) -> Result<Duration> {
+        ensure!(self.job.then.is_empty(), "only single commands run at once");
+        let mut all = Vec::new();
+        for _ in 0..count {
+            all.extend(self.next_steps()?);
+        }
+        let begin = Instant::now();
+        let mut children = Vec::new();
+        for (command, argv) in &mut all {
+            children.push((command.spawn()?, argv));
+        }
+        let mut failed = None;
+        for (mut child, argv) in children {
+            let status = child.wait()?;
+            if !status.success() {
+                failed = Some(format!("{}, one of {count} at once: {status}", argv.join(" ")));
+            }
+        }
+        let wall = begin.elapsed();
+        failed.map_or(Ok(wall), |failed| bail!(failed))
+    }
+
+    fn measure(&mut self) -> Result<Duration> {
+        let mut steps = self.next_steps()?;
         let begin = Instant::now();
         for (command, argv) in &mut steps {
             let status = command.status()?;
@@ -329,7 +371,8 @@ impl Stage {
             .enclosure
             .processes()?
             .into_iter()
-            .filter_map(memory_of)
+            .filter_map(|pid| pss_of(pid.as_raw()))
+            .map(|(program, pss_kib)| Process { program, pss_kib })
             .collect())
     }
 
@@ -347,19 +390,18 @@ impl Stage {
     }
 }
 
-fn memory_of(pid: Pid) -> Option<Process> {
+/// File name of a process's program, and its share of the memory it uses, in KiB; `None` for one that has ended.
+pub(super) fn pss_of(pid: i32) -> Option<(String, u64)> {
     let proc = Path::new("/proc").join(pid.to_string());
-    let program = fs::read_link(proc.join("exe"))
-        .ok()?
-        .file_name()?
-        .to_string_lossy()
-        .into_owned();
+    let link = fs::read_link(proc.join("exe")).ok()?;
+    // A program that was executed from a mount of its own has "/" for a path.
+    let program = match link.file_name() {
+        Some(name) => name.to_string_lossy().into_owned(),
+        None => fs::read_to_string(proc.join("comm")).ok()?.trim().to_owned(),
+    };
     let rollup = fs::read_to_string(proc.join("smaps_rollup")).ok()?;
     let pss = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
-    Some(Process {
-        program,
-        pss_kib: pss.trim().trim_end_matches("kB").trim().parse().ok()?,
-    })
+    Some((program, pss.trim().trim_end_matches("kB").trim().parse().ok()?))
 }
 
 /// The last lines of an output, which is where the reason stands.

@@ -239,7 +239,10 @@ impl<'a> Container<'a> {
                 Ok(WaitStatus::Signaled(_, signal, _)) => Some(signal as i32),
                 // Not our child: the runtime keeps a process of its own between us. Then only its end is seen.
                 Err(_) if !process::exists(self.pid) => Some(0),
-                _ => None,
+                _ => {
+                    process::reap_orphans_of(self.pid);
+                    None
+                }
             };
             self.ended.set(raw);
         }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, killpg};
+use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
 /// Read of any output; a runtime that writes more is not read further.
@@ -208,6 +209,37 @@ pub fn quiet(program: &Path) -> Command {
     let mut command = Command::new(program);
     command.stdin(Stdio::null());
     command
+}
+
+/// The first process of a pid namespace is gone only when all others of it have been reaped, and those that lost their parent came to
+/// us: where the runtime's `exec` has ended before what it started. Whoever waits for that first process must reap them, or waits
+/// for ever.
+pub fn reap_orphans_of(first: i32) {
+    let status = |pid: &str| fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let field = |status: &str, name: &str| -> String {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap_or_default().trim().to_owned()
+    };
+    // One that ends has given its memory back already.
+    let of_first = status(&first.to_string());
+    if of_first.contains("VmSize:") || field(&of_first, "State:").starts_with('Z') {
+        return;
+    }
+    let children = fs::read_to_string("/proc/thread-self/children").unwrap_or_default();
+    for child in children.split_whitespace() {
+        let seen = status(child);
+        let pids = field(&seen, "NSpid:");
+        let in_a_namespace = pids.split_whitespace().count() > 1;
+        // Another container's first process has somebody of its own who waits for it.
+        let is_first = pids.split_whitespace().last() == Some("1");
+        if field(&seen, "State:").starts_with('Z')
+            && in_a_namespace
+            && !is_first
+            && let Ok(pid) = child.parse()
+        {
+            waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG)).ok();
+        }
+    }
 }
 
 /// Whether a process is there, a zombie included.

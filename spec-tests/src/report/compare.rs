@@ -28,6 +28,13 @@ pub fn markdown(reports: &[Report], clauses: &Clauses) -> String {
     );
     row(
         &mut out,
+        "known differences",
+        reports
+            .iter()
+            .map(|r| totals::all(&r.cases).deviating.to_string()),
+    );
+    row(
+        &mut out,
         "failed",
         reports.iter().map(|r| totals::all(&r.cases).failed.to_string()),
     );
@@ -79,7 +86,11 @@ pub fn markdown(reports: &[Report], clauses: &Clauses) -> String {
 }
 
 fn failed_of(count: totals::Count) -> String {
-    format!("{} of {}", count.failed, count.failed + count.passed)
+    let asked = count.failed + count.deviating + count.passed;
+    match count.deviating {
+        0 => format!("{} of {asked}", count.failed),
+        known => format!("{} of {asked}, and {known} as the field", count.failed),
+    }
 }
 
 fn row(out: &mut String, name: &str, cells: impl Iterator<Item = String>) {
@@ -87,31 +98,49 @@ fn row(out: &mut String, name: &str, cells: impl Iterator<Item = String>) {
     let _ = writeln!(out, "| {name} | {} |", cells.join(" | "));
 }
 
+/// Cases by name that ended so: the sentence, what was seen, the clauses.
+fn ended<'a>(
+    report: &'a Report,
+    how: impl Fn(&'a Verdict) -> Option<&'a String>,
+) -> BTreeMap<&'a str, (&'a str, &'a str, String)> {
+    let those = report.cases.iter().filter_map(|record| {
+        let seen = how(&record.verdict)?;
+        let line = (record.sentence.as_str(), seen.as_str(), record.clauses.join(", "));
+        Some((record.name.as_str(), line))
+    });
+    those.collect()
+}
+
 fn failures(out: &mut String, reports: &[Report]) {
     for report in reports {
-        let mut seen: BTreeMap<&str, (&str, &str, String)> = BTreeMap::new();
-        for record in &report.cases {
-            if let Verdict::Failed(reason) = &record.verdict {
-                seen.insert(
-                    &record.name,
-                    (&record.sentence, reason, record.clauses.join(", ")),
-                );
-            }
-        }
+        let seen = ended(report, |verdict| match verdict {
+            Verdict::Failed(reason) => Some(reason),
+            _ => None,
+        });
         let _ = write!(out, "\n## Failures of {}\n\n", report.version);
         for note in &report.notes {
             let _ = writeln!(out, "Note: {note}.\n");
         }
         if seen.is_empty() {
             out.push_str("None.\n");
-            continue;
+        } else {
+            table(out, &seen);
         }
-        out.push_str(
-            "| case | the sentence that is not true | clauses | seen |\n| --- | --- | --- | --- |\n",
-        );
-        for (name, (sentence, reason, ids)) in seen {
-            let _ = writeln!(out, "| `{name}` | {sentence} | {ids} | {} |", cell(reason));
+        let known = ended(report, |verdict| match verdict {
+            Verdict::Deviates(what) => Some(what),
+            _ => None,
+        });
+        if !known.is_empty() {
+            out.push_str("\nKnown differences, which are neither passed nor failed:\n\n");
+            table(out, &known);
         }
+    }
+}
+
+fn table(out: &mut String, rows: &BTreeMap<&str, (&str, &str, String)>) {
+    out.push_str("| case | the sentence that is not true | clauses | seen |\n| --- | --- | --- | --- |\n");
+    for (name, (sentence, reason, ids)) in rows {
+        let _ = writeln!(out, "| `{name}` | {sentence} | {ids} | {} |", cell(reason));
     }
 }
 

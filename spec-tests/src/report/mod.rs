@@ -31,7 +31,7 @@ pub struct Report {
 }
 
 /// The format that this program writes.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 impl Report {
     /// Of a run.
@@ -50,7 +50,7 @@ impl Report {
     }
 }
 
-fn machine() -> String {
+pub(crate) fn machine() -> String {
     use crate::cgroup::{Version, hierarchies};
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let all = hierarchies().unwrap_or_default();

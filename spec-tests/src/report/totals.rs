@@ -10,6 +10,8 @@ use crate::clauses::{Clauses, Level};
 pub struct Count {
     /// True sentences.
     pub passed: usize,
+    /// False ones, but false in the way that the whole field shares.
+    pub deviating: usize,
     /// False ones.
     pub failed: usize,
     /// Not asked.
@@ -20,6 +22,7 @@ impl Count {
     fn add(&mut self, verdict: &Verdict) {
         match verdict {
             Verdict::Passed => self.passed += 1,
+            Verdict::Deviates(_) => self.deviating += 1,
             Verdict::Failed(_) => self.failed += 1,
             Verdict::Skipped(_) => self.skipped += 1,
         }
@@ -45,7 +48,8 @@ pub fn by_suite(records: &[Record]) -> BTreeMap<String, Count> {
     counts
 }
 
-/// Clauses by document and level. A clause fails if any case of it fails, and counts as passed if one passes.
+/// Clauses by document and level. A clause fails if any case of it fails, deviates if one deviates and none fails, and counts as
+/// passed only if one passes and none does worse.
 #[must_use]
 pub fn by_clause(records: &[Record], clauses: &Clauses) -> BTreeMap<(String, Level), Count> {
     let mut verdicts: BTreeMap<&str, &Verdict> = BTreeMap::new();
@@ -71,7 +75,8 @@ fn rank(verdict: &Verdict) -> u8 {
     match verdict {
         Verdict::Skipped(_) => 0,
         Verdict::Passed => 1,
-        Verdict::Failed(_) => 2,
+        Verdict::Deviates(_) => 2,
+        Verdict::Failed(_) => 3,
     }
 }
 
@@ -120,33 +125,23 @@ mod tests {
             record("a/1", &id, Verdict::Passed),
             record("a/2", &id, Verdict::Failed("x".into())),
             record("b/1", &id, Verdict::Skipped("y".into())),
+            record("b/2", &clauses.0[1].id, Verdict::Passed),
+            record("b/3", &clauses.0[1].id, Verdict::Deviates("z".into())),
         ];
         let counts = by_clause(&records, &clauses);
-        let only: Vec<_> = counts.values().collect();
+        let sum = |field: fn(&Count) -> usize| counts.values().map(field).sum::<usize>();
         assert_eq!(
-            only,
-            [&Count {
-                passed: 0,
-                failed: 1,
-                skipped: 0
-            }]
+            (sum(|c| c.passed), sum(|c| c.deviating), sum(|c| c.failed)),
+            (0, 1, 1)
         );
-        assert_eq!(
-            all(&records),
-            Count {
-                passed: 1,
-                failed: 1,
-                skipped: 1
-            }
-        );
-        assert_eq!(
-            by_suite(&records)["a"],
-            Count {
-                passed: 1,
-                failed: 1,
-                skipped: 0
-            }
-        );
+        let count = |passed, deviating, failed, skipped| Count {
+            passed,
+            deviating,
+            failed,
+            skipped,
+        };
+        assert_eq!(all(&records), count(2, 1, 1, 1));
+        assert_eq!(by_suite(&records)["a"], count(1, 0, 1, 0));
         assert_eq!(skips(&records)["y"], 1);
     }
 }

@@ -193,6 +193,8 @@ fn terminal() -> Vec<Case> {
             |dock| {
                 let container = echo(dock, true, json!({}))?;
                 container.start()?;
+                // Or it comes between the echo and the answer.
+                container.says_on_terminal("up")?;
                 let mut stream = container.attach(ALL)?;
                 stream.send("x\n")?;
                 stream.until("x\r\nx\r\n")?;
@@ -208,6 +210,7 @@ fn terminal() -> Vec<Case> {
             |dock| {
                 let container = echo(dock, true, json!({}))?;
                 container.start()?;
+                container.says_on_terminal("up")?;
                 let mut stream = container.attach(&format!("{ALL}&detachKeys=ctrl-a,q"))?;
                 stream.send("x\n")?;
                 stream.until("x\r\nx\r\n")?;

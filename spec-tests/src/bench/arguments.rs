@@ -1,0 +1,153 @@
+//! The command `bench`.
+
+use std::io::{Write, stdout};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::{Args, Subcommand};
+
+use super::report::Document;
+use super::{Effort, chart, clients, engine, runtime};
+use crate::engine::Address;
+
+/// Arguments of `bench`.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct BenchArguments {
+    /// A runtime with runc's command line; may be given several times, the first is judged against the others
+    #[arg(
+        long = "runtime",
+        value_name = "PATH",
+        required_unless_present = "engines",
+        conflicts_with = "engines"
+    )]
+    runtimes: Vec<PathBuf>,
+    /// An engine that runs, as for `run`; may be given several times, the first is judged against the others
+    #[arg(long = "engine", value_name = "SOCKET")]
+    engines: Vec<Address>,
+    /// The program that does the bare kernel work of a runtime's `run`: the limit
+    #[arg(long, value_name = "PATH", conflicts_with = "engines")]
+    floor: Option<PathBuf>,
+    /// A file with `linux.seccomp`, for a further `run` by runtimes
+    #[arg(long, value_name = "FILE", conflicts_with = "engines")]
+    seccomp: Option<PathBuf>,
+    /// Make this many containers with the first runtime, and compare the first with the last
+    #[arg(long, value_name = "N", default_value_t = 0, conflicts_with = "engines")]
+    crowd: usize,
+    #[command(flatten)]
+    options: Options,
+    #[command(subcommand)]
+    clients: Option<Clients>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Clients {
+    /// `run --rm` as it is typed: kelson, podman and docker, with daemons of their own that the bench starts
+    Clients {
+        /// Directory with kelson, kelsond, kelson-shim and kelson-runtime
+        #[arg(long, value_name = "DIR")]
+        kelson: PathBuf,
+        /// podman
+        #[arg(long, value_name = "PATH", default_value = "/usr/bin/podman")]
+        podman: PathBuf,
+        /// The docker client
+        #[arg(long, value_name = "PATH", default_value = "/usr/bin/docker")]
+        docker: PathBuf,
+        /// The docker daemon
+        #[arg(long, value_name = "PATH", default_value = "/usr/sbin/dockerd")]
+        dockerd: PathBuf,
+        #[command(flatten)]
+        options: Options,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Options {
+    /// Starts after a rest, per contender
+    #[arg(long, value_name = "N", default_value_t = 30, value_parser = at_least_one)]
+    lone: usize,
+    /// Bursts per contender, and rounds of starts at once
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = at_least_one)]
+    rounds: usize,
+    /// Starts in one burst
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = at_least_one)]
+    burst: usize,
+    /// Starts at the same time; 0 leaves them out
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    parallel: usize,
+    /// Write the figures to this file as JSON, too
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write a picture of them to this file, too
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("at least 1".to_owned()),
+        Ok(number) => Ok(number),
+        Err(error) => Err(format!("{error}")),
+    }
+}
+
+impl Options {
+    fn effort(&self) -> Effort {
+        Effort {
+            lone: self.lone,
+            rounds: self.rounds,
+            burst: self.burst,
+            parallel: self.parallel,
+        }
+    }
+
+    fn publish(&self, document: &Document) -> Result<()> {
+        let mut files = Vec::new();
+        if let Some(file) = &self.json {
+            files.push((file, serde_json::to_string_pretty(document)? + "\n"));
+        }
+        if let Some(file) = &self.svg {
+            files.push((file, chart::svg(document)));
+        }
+        for (file, text) in files {
+            std::fs::write(file, text).with_context(|| format!("write {}", file.display()))?;
+        }
+        Ok(stdout().lock().write_all(document.markdown().as_bytes())?)
+    }
+}
+
+/// Times what was asked for, and prints it.
+///
+/// # Errors
+/// When there is nothing that could be timed.
+pub fn act(arguments: BenchArguments) -> Result<()> {
+    if let Some(Clients::Clients {
+        kelson,
+        podman,
+        docker,
+        dockerd,
+        options,
+    }) = arguments.clients
+    {
+        let programs = clients::Programs {
+            kelson_dir: kelson,
+            podman,
+            docker,
+            dockerd,
+        };
+        return options.publish(&clients::compare(&programs, options.effort())?);
+    }
+    let effort = arguments.options.effort();
+    let document = if arguments.engines.is_empty() {
+        let subject = runtime::Subject {
+            runtimes: &arguments.runtimes,
+            floor: arguments.floor.as_deref(),
+            seccomp: arguments.seccomp.as_deref(),
+            crowd: arguments.crowd,
+        };
+        runtime::compare(&subject, effort)?
+    } else {
+        engine::compare(&arguments.engines, effort)?
+    };
+    arguments.options.publish(&document)
+}
