@@ -61,6 +61,7 @@ pub fn act(words: &[String]) -> io::Result<String> {
         "syscall" => system_call(words),
         "exec" => Err(Command::new(word(1)).args(&words[2..]).exec()),
         "run" => run(&words[1..]),
+        "real-time" => sys::become_real_time(number(1)? as i32).map(done),
         "fork" => fork(number(1)?),
         "zombies" => reap(),
         "allocate" => allocate(number(1)?),

@@ -34,7 +34,7 @@ pub mod nr {
     pub const CHROOT: i64 = 161; pub const UMOUNT2: i64 = 166; pub const SETHOSTNAME: i64 = 170; pub const SCHED_GETAFFINITY: i64 = 204;
     pub const CLOCK_GETTIME: i64 = 228; pub const GET_MEMPOLICY: i64 = 239; pub const KEYCTL: i64 = 250; pub const IOPRIO_GET: i64 = 252;
     pub const MKNODAT: i64 = 259; pub const UNSHARE: i64 = 272; pub const PRLIMIT64: i64 = 302; pub const SCHED_GETATTR: i64 = 315;
-    pub const RENAMEAT2: i64 = 316; pub const UNAME: i64 = 63;
+    pub const RENAMEAT2: i64 = 316; pub const UNAME: i64 = 63; pub const SCHED_SETSCHEDULER: i64 = 144;
 }
 #[cfg(target_arch = "aarch64")]
 #[rustfmt::skip]
@@ -46,7 +46,7 @@ pub mod nr {
     pub const CHROOT: i64 = 51; pub const UMOUNT2: i64 = 39; pub const SETHOSTNAME: i64 = 161; pub const SCHED_GETAFFINITY: i64 = 123;
     pub const CLOCK_GETTIME: i64 = 113; pub const GET_MEMPOLICY: i64 = 236; pub const KEYCTL: i64 = 219; pub const IOPRIO_GET: i64 = 31;
     pub const MKNODAT: i64 = 33; pub const UNSHARE: i64 = 97; pub const PRLIMIT64: i64 = 261; pub const SCHED_GETATTR: i64 = 275;
-    pub const RENAMEAT2: i64 = 276; pub const UNAME: i64 = 160;
+    pub const RENAMEAT2: i64 = 276; pub const UNAME: i64 = 160; pub const SCHED_SETSCHEDULER: i64 = 119;
 }
 
 /// One system call with integer arguments.
@@ -146,6 +146,12 @@ pub fn scheduler() -> io::Result<(u32, u64, i32, u32, [u64; 3])> {
         raw[5],
         [long(6), long(8), long(10)],
     ))
+}
+
+/// Asks for SCHED_FIFO.
+pub fn become_real_time(priority: c_int) -> io::Result<i64> {
+    const SCHED_FIFO: usize = 1;
+    call(nr::SCHED_SETSCHEDULER, [0, SCHED_FIFO, (&raw const priority) as usize, 0, 0, 0])
 }
 
 pub fn affinity() -> Vec<usize> {

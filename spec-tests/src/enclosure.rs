@@ -273,6 +273,11 @@ impl Enclosure {
             "the end of the processes in the enclosure",
             Duration::from_secs(10),
             || {
+                for place in &self.places {
+                    tree(&self.top(place))
+                        .iter()
+                        .for_each(|directory| thaw(directory));
+                }
                 let left = self.processes()?;
                 for pid in &left {
                     kill(*pid, Signal::SIGKILL).ok();
@@ -366,6 +371,7 @@ pub fn remove_stale() -> Result<()> {
                 continue;
             }
             for directory in tree(&entry.path()).iter().rev() {
+                thaw(directory);
                 for pid in pids_in(&directory.join("cgroup.procs")) {
                     kill(pid, Signal::SIGKILL).ok();
                 }
@@ -382,6 +388,16 @@ pub fn remove_stale() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// What a v1 freezer holds does not even die.
+fn thaw(directory: &Path) {
+    for (file, word) in [("freezer.state", "THAWED"), ("cgroup.freeze", "0")] {
+        let file = directory.join(file);
+        if file.exists() {
+            fs::write(file, word).ok();
+        }
+    }
 }
 
 /// A directory and all below it, parents first.

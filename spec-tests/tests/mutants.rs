@@ -9,7 +9,13 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+/// Runs of the suite at the same time.
+const SIDE_BY_SIDE: usize = 4;
 
 /// What is broken, the lines of shell that break it, and the cases that must notice. `$cmd` is the runtime's command,
 /// `$bundle` the bundle of create and run, `$@` the arguments, `$real` the runtime.
@@ -110,6 +116,21 @@ const MUTANTS: &[(&str, &str, &[&str])] = &[
         ],
     ),
     (
+        "delete freezes what it should remove",
+        r#"if [ "$cmd" = delete ]; then for a; do id=$a; done; "$real" --root "$root" pause "$id"; exit 0; fi"#,
+        &["runtime/delete/removes-what-create-made"],
+    ),
+    (
+        "every command hangs and cannot be asked to end",
+        r#"case "$cmd" in create|run) trap '' TERM INT HUP; while :; do sleep 1000; done;; esac"#,
+        &["runtime/create/creates"],
+    ),
+    (
+        "it writes without end",
+        r#"[ "$cmd" = state ] && exec cat /dev/zero"#,
+        &["runtime/state/of-a-created-container"],
+    ),
+    (
         "another signal is sent",
         r#"if [ "$cmd" = kill ]; then exec "$real" --root "$root" kill "$4" KILL; fi"#,
         &["runtime/kill/reaches-the-process", "cli/kill/default-signal"],
@@ -184,14 +205,55 @@ fn judge(directory: &Path, real: &Path, mutation: &str, cases: &[&str]) -> Strin
     for case in cases {
         command.args(["--filter", case]);
     }
-    let output = command.output().unwrap();
+    let child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let own = format!("kst{}", child.id());
+    let output = child.wait_with_output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let left = left_of(&own);
+    assert!(left.is_empty(), "{mutation}: left behind: {left:#?}\n{text}");
     assert!(
         text.contains(" passed, "),
         "{text}{}",
         String::from_utf8_lossy(&output.stderr)
     );
     text
+}
+
+/// Processes and cgroups that are left of a run, by what their names begin with.
+fn left_of(own: &str) -> Vec<String> {
+    let mut left = Vec::new();
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let command = String::from_utf8_lossy(&command).replace('\0', " ");
+        if command.contains(own) {
+            left.push(format!("process {}: {command}", entry.file_name().display()));
+        }
+    }
+    left.extend(cgroups_of(own));
+    left
+}
+
+fn cgroups_of(own: &str) -> Vec<String> {
+    let mut left = Vec::new();
+    let mut directories = vec![PathBuf::from("/sys/fs/cgroup")];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+            if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                continue;
+            }
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.starts_with(own) {
+                left.push(format!("cgroup {}", entry.path().display()));
+            }
+            directories.push(entry.path());
+        }
+    }
+    left
 }
 
 #[test]
@@ -204,16 +266,27 @@ fn every_mutant_is_caught_by_the_cases_that_are_named() {
         eprintln!("SKIP: no kelson-runtime in KELSON_BIN_DIR or beside kelson-spec-tests");
         return;
     };
-    let directory = tempfile::tempdir().unwrap();
-    let mut missed = Vec::new();
-    for (name, mutation, cases) in MUTANTS {
-        let text = judge(directory.path(), &real, mutation, cases);
-        for case in *cases {
-            if !text.lines().any(|line| line == format!("failed: {case}")) {
-                missed.push(format!("{name}: {case} did not fail"));
-            }
+    // Most of a run is waiting, and some are for a runtime that hangs.
+    let next = AtomicUsize::new(0);
+    let missed = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for _ in 0..SIDE_BY_SIDE {
+            scope.spawn(|| {
+                let directory = tempfile::tempdir().unwrap();
+                while let Some((name, mutation, cases)) = MUTANTS.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let text = judge(directory.path(), &real, mutation, cases);
+                    for case in *cases {
+                        if !text.lines().any(|line| line == format!("failed: {case}")) {
+                            let line = format!("{name}: {case} did not fail");
+                            missed.lock().unwrap().push(line);
+                        }
+                    }
+                }
+            });
         }
-    }
+    });
+    let missed = missed.into_inner().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let all: Vec<&str> = MUTANTS
         .iter()
         .flat_map(|(_, _, cases)| cases.iter().copied())
@@ -225,4 +298,45 @@ fn every_mutant_is_caught_by_the_cases_that_are_named() {
         "with a script that changes nothing: {failed:#?}\n{text}"
     );
     assert!(missed.is_empty(), "{missed:#?}");
+}
+
+#[test]
+fn a_mess_is_named_and_removed() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("SKIP: needs root");
+        return;
+    }
+    let Some(real) = runtime() else {
+        eprintln!("SKIP: no kelson-runtime in KELSON_BIN_DIR or beside kelson-spec-tests");
+        return;
+    };
+    let mess = r#"if [ "$cmd" = create ]; then
+        sleep 1000 & mount -t tmpfs mess /mnt
+        for d in /sys/fs/cgroup/cgroup.procs /sys/fs/cgroup/*/cgroup.procs; do [ -e "$d" ] && mkdir -p "${d%/*}/mess/deep"; done
+        exit 1
+    fi"#;
+    let directory = tempfile::tempdir().unwrap();
+    let text = judge(
+        directory.path(),
+        &real,
+        mess,
+        &["runtime/create/creates", "runtime/start/unknown-id"],
+    );
+    for line in [
+        "left behind: cgroup mess",
+        "left behind: cgroup deep",
+        "left behind: mount /mnt",
+        "failed: runtime/create/creates",
+    ] {
+        assert!(text.contains(line), "{line} is not in {text}");
+    }
+    let process = text
+        .lines()
+        .any(|line| line.contains("left behind: process ") && line.ends_with("sleep 1000"));
+    assert!(process, "{text}");
+    // The next case is not poisoned.
+    assert!(text.contains("ok    runtime/start/unknown-id"), "{text}");
+    assert_eq!(cgroups_of("mess"), Vec::<String>::new());
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!table.contains(" - tmpfs mess "), "{table}");
 }

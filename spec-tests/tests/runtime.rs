@@ -1,4 +1,4 @@
-//! The suites against our own runtime: no case fails but those that `known/kelson-runtime.txt` gives a reason for.
+//! The suites against our own runtime: no case fails, on whichever machine this is.
 //! The coverage document is what the program prints.
 #![allow(
     clippy::unwrap_used,
@@ -26,20 +26,14 @@ fn judge(suite: &str) {
         eprintln!("SKIP: no kelson-runtime in KELSON_BIN_DIR or beside kelson-spec-tests");
         return;
     };
-    let known = Path::new(env!("CARGO_MANIFEST_DIR")).join("known/kelson-runtime.txt");
     let output = Command::new(env!("CARGO_BIN_EXE_kelson-spec-tests"))
         .args(["run", "--filter", suite, "--runtime"])
         .arg(runtime)
-        .arg("--known")
-        .arg(known)
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
-    // A case of the list that passes is news for whoever keeps the list, and breaks no build.
-    let failed: Vec<&str> = text.lines().filter(|line| line.starts_with("failed: ")).collect();
-    let ran = text.contains(" passed, ") && output.status.code().is_some_and(|code| code < 2);
     assert!(
-        ran && failed.is_empty(),
+        output.status.success() && text.contains(" passed, "),
         "{}\n{text}\n{}",
         output.status,
         String::from_utf8_lossy(&output.stderr)

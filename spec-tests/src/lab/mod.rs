@@ -255,6 +255,17 @@ impl Lab {
         command
     }
 
+    /// What the probe's acts give on the host, in this case's cgroup: whether the kernel could do it at all.
+    ///
+    /// # Errors
+    /// When the probe can't be run.
+    pub fn on_host(&self, acts: &[&str]) -> Result<Answers> {
+        let args = bundle::arguments("", acts);
+        let mut command = process::quiet(&self.probe);
+        let ran = self.run_command(command.args(&args[1..]))?;
+        Ok(Answers::parse(&ran.stdout))
+    }
+
     /// Starts a helper that does acts of the probe on the host until the case ends.
     ///
     /// # Errors

@@ -88,6 +88,9 @@ pub fn run(all: &[Case], chosen: &[usize], plan: &Plan, progress: impl Fn(&Recor
         scratch.path(),
         std::os::unix::fs::PermissionsExt::from_mode(0o755),
     )?;
+    if matches!(plan.target, Target::Runtime(_)) {
+        ensure_reachable(scratch.path())?;
+    }
     let mut setup = Setup {
         runtime: PathBuf::new(),
         directory: scratch.path().to_owned(),
@@ -188,6 +191,21 @@ fn meet_runtime(
         notes.push("judged with the v2 hierarchy hidden: it refuses a machine with both".to_owned());
     }
     Ok(version)
+}
+
+/// The root of a container with a user namespace is no root of ours: it must get through to the bundle.
+fn ensure_reachable(directory: &Path) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    for above in directory.ancestors() {
+        let mode = std::fs::metadata(above)?.permissions().mode();
+        ensure!(
+            mode & 1 == 1,
+            "{} is closed to other users, who must reach {}; hint: let TMPDIR name a place that all may enter",
+            above.display(),
+            directory.display()
+        );
+    }
+    Ok(())
 }
 
 fn absolute(program: &Path) -> Result<PathBuf> {
@@ -371,6 +389,11 @@ impl Worker {
         }
     }
 
+    fn ends_soon(&mut self) -> bool {
+        let end = Instant::now() + Duration::from_secs(5);
+        matches!(crate::lab::process::wait_until(&mut self.child, end), Ok(Some(_)))
+    }
+
     fn ask(&mut self, case: &str, timeout: Duration) -> Result<Record> {
         self.send(&serde_json::to_string(&Order {
             case: case.to_owned(),
@@ -384,11 +407,12 @@ impl Drop for Worker {
     /// End of input is its sign to clean up; one that is stuck is killed.
     fn drop(&mut self) {
         drop(self.orders.take());
-        let end = Instant::now() + Duration::from_secs(5);
-        if !matches!(crate::lab::process::wait_until(&mut self.child, end), Ok(Some(_))) {
-            self.child.kill().ok();
-            self.child.wait().ok();
+        if self.ends_soon() {
+            return;
         }
+        self.child.kill().ok();
+        // One that the kernel does not let go (state D) is left to it: the others go on.
+        self.ends_soon();
     }
 }
 
@@ -403,6 +427,20 @@ fn pass_on(reader: impl BufRead, sender: &Sender<String>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_closed_directory_is_named_before_cases_fail_of_it() {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().unwrap();
+        let inside = directory.path().join("a");
+        std::fs::create_dir(&inside).unwrap();
+        let set = |mode| std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(mode));
+        set(0o700).unwrap();
+        let error = ensure_reachable(&inside).unwrap_err().to_string();
+        assert!(error.contains("is closed to other users"), "{error}");
+        set(0o755).unwrap();
+        ensure_reachable(&inside).unwrap();
+    }
 
     #[test]
     fn the_queue_gives_each_case_once() {

@@ -294,7 +294,19 @@ fn annotations(lab: &Lab) -> Result<()> {
 }
 
 fn namespaces(lab: &Lab) -> Result<()> {
+    // Recognised is not the same as usable: the kernel may lack one.
+    let here = |kind: &str| {
+        let file = match kind {
+            "network" => "net",
+            "mount" => "mnt",
+            other => other,
+        };
+        std::path::Path::new("/proc/self/ns").join(file).exists()
+    };
     for kind in list(&features(lab)?["linux"]["namespaces"])? {
+        if !here(&kind) {
+            continue;
+        }
         let mut bundle = lab.bundle()?;
         if kind == "user" {
             bundle.user_namespace(720_000)?;
@@ -369,6 +381,9 @@ fn seccomp_lists(lab: &Lab, name: &str, property: &str) -> Result<()> {
 }
 
 fn memory_policy(lab: &Lab) -> Result<()> {
+    if lab.observe(&mut lab.bundle()?)?["memory_policy"].is_null() {
+        return Err(skip("the kernel has no memory policies (NUMA)"));
+    }
     for mode in list(&features(lab)?["linux"]["memoryPolicy"]["modes"])? {
         let nodes = !["MPOL_DEFAULT", "MPOL_LOCAL"].contains(&mode.as_str());
         let policy = if nodes {
