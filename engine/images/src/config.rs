@@ -1,12 +1,19 @@
 //! What the daemon decides about images: registries, limits, platforms.
 
 use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use http::{HeaderValue, Uri};
+use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use kelson_formats::credentials::Credential;
 
 use crate::{Error, Result};
+
+/// Where certificates of registries lie: ours, and docker's.
+const CERTS_DIRS: [&str; 2] = ["/etc/kelson/certs.d", "/etc/docker/certs.d"];
 
 /// Settings of the image store; the names follow dockerd's `daemon.json`.
 #[derive(Debug, Clone)]
@@ -21,6 +28,11 @@ pub struct ImagesConfig {
     pub max_concurrent_uploads: usize,
     /// Sent to registries.
     pub user_agent: String,
+    /// Directories with one folder for each registry: its certificates (docker's `certs.d`), and `hosts.toml`. The first that has
+    /// one counts.
+    pub certs_dirs: Vec<PathBuf>,
+    /// The way to registries; the environment's, unless the daemon's configuration says otherwise.
+    pub proxies: Proxies,
     /// A registry that sends nothing, or next to nothing, for so long is given up.
     pub patience: Duration,
 }
@@ -33,8 +45,70 @@ impl Default for ImagesConfig {
             max_concurrent_downloads: 3,
             max_concurrent_uploads: 5,
             user_agent: concat!("kelson/", env!("CARGO_PKG_VERSION")).to_owned(),
+            certs_dirs: CERTS_DIRS.iter().map(PathBuf::from).collect(),
+            proxies: Proxies::from_env(),
             patience: Duration::from_secs(60),
         }
+    }
+}
+
+/// Proxies, as `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` name them. This machine is never asked through one.
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
+pub struct Proxies {
+    /// URL of the proxy for `http` addresses; empty for none.
+    pub http: String,
+    /// URL of the proxy for `https` addresses; empty for none.
+    pub https: String,
+    /// Hosts, domains and address ranges that are asked directly, with commas between them.
+    pub no: String,
+}
+
+impl Proxies {
+    /// What the environment says; a name in lower case counts as well.
+    #[must_use]
+    pub fn from_env() -> Self {
+        let var = |name: &str| {
+            let value = std::env::var(name).ok().filter(|v| !v.is_empty());
+            value
+                .or_else(|| std::env::var(name.to_lowercase()).ok())
+                .unwrap_or_default()
+        };
+        Self {
+            http: var("HTTP_PROXY"),
+            https: var("HTTPS_PROXY"),
+            no: var("NO_PROXY"),
+        }
+    }
+
+    pub(crate) fn matcher(&self) -> Matcher {
+        let builder = Matcher::builder()
+            .http(self.http.as_str())
+            .https(self.https.as_str());
+        builder.no(self.no.as_str()).build()
+    }
+
+    /// The proxy for a request.
+    pub(crate) fn intercept(matcher: &Matcher, to: &Uri) -> Option<Intercept> {
+        let host = to.host()?.trim_start_matches('[').trim_end_matches(']');
+        let here = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|a| a.is_loopback());
+        matcher.intercept(to).filter(|_| !here)
+    }
+
+    /// What a plain request tells the proxy that reads it of who we are.
+    pub(crate) fn authorization(&self, to: &Uri) -> Option<HeaderValue> {
+        if self.http.is_empty() || to.scheme_str() != Some("http") {
+            return None;
+        }
+        Self::intercept(&self.matcher(), to)?.basic_auth().cloned()
+    }
+}
+
+impl fmt::Debug for Proxies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A proxy's URL may hold a password.
+        f.debug_struct("Proxies")
+            .field("no", &self.no)
+            .finish_non_exhaustive()
     }
 }
 
@@ -156,6 +230,36 @@ impl FromStr for Platform {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn proxies() {
+        let proxies = Proxies {
+            http: "http://p:1".into(),
+            https: "http://me:secret@p:2".into(),
+            no: "a.lan,.b.lan,10.0.0.0/8".into(),
+        };
+        let matcher = proxies.matcher();
+        let by = |to: &str| {
+            let found = Proxies::intercept(&matcher, &to.parse().unwrap());
+            found.and_then(|p| p.uri().port_u16())
+        };
+        assert_eq!(
+            (by("http://reg.lan/"), by("https://reg.lan:5000/")),
+            (Some(1), Some(2))
+        );
+        for direct in [
+            "https://a.lan",
+            "https://x.a.lan",
+            "http://10.9.8.7",
+            "https://localhost:5000",
+            "http://127.0.0.9",
+            "http://[::1]:1",
+        ] {
+            assert_eq!(by(direct), None, "{direct}");
+        }
+        assert_eq!(proxies.authorization(&"http://reg.lan".parse().unwrap()), None);
+        assert!(!format!("{proxies:?}").contains("secret"));
+    }
 
     #[test]
     fn platforms() {

@@ -19,7 +19,7 @@ mod snapshots;
 mod store;
 mod unpack;
 
-pub use config::{ImagesConfig, Platform, PullOptions, PushOptions};
+pub use config::{ImagesConfig, Platform, Proxies, PullOptions, PushOptions};
 pub use digest::{Digest, ImageId};
 pub use error::{Error, Kind, Result};
 pub use image::{HistoryEntry, Image, Layer};

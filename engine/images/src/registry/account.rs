@@ -150,7 +150,7 @@ impl Account {
                 ask.url = format!("{realm}{join}{}", encode(&form));
             }
         }
-        let answer = self.transport.send(ask, &self.config.user_agent).await?;
+        let answer = self.transport.send(ask, &self.config).await?;
         let status = answer.status();
         if !status.is_success() {
             let kind = if matches!(status.as_u16(), 401 | 403) {

@@ -54,6 +54,15 @@ impl Aim {
     }
 }
 
+/// A question to this address.
+pub(super) fn ask_of(endpoint: &Endpoint, url: impl Into<String>) -> Ask {
+    Ask {
+        headers: endpoint.headers.clone(),
+        trust: endpoint.trust.clone(),
+        ..Ask::get(url, endpoint.insecure)
+    }
+}
+
 /// A manifest or index as it came.
 #[derive(Debug, Clone)]
 pub(crate) struct Fetched {
@@ -75,10 +84,8 @@ impl Repository {
         auth: Option<&Credential>,
         aim: &Aim,
     ) -> Result<Self> {
-        let url = format!("{}/v2/", endpoint.base);
-        let answer = transport
-            .send(Ask::get(&*url, endpoint.insecure), &config.user_agent)
-            .await?;
+        let url = format!("{}/", endpoint.api);
+        let answer = transport.send(ask_of(&endpoint, &*url), config).await?;
         let status = answer.status();
         if !matches!(status, StatusCode::OK | StatusCode::UNAUTHORIZED) {
             return Err(Error::new(
@@ -107,11 +114,11 @@ impl Repository {
     }
 
     pub(super) fn url(&self, kind: &str, what: &str) -> String {
-        format!(
-            "{}/v2/{}/{kind}/{what}",
-            self.endpoint.base,
-            self.reference.path()
-        )
+        let url = format!("{}/{}/{kind}/{what}", self.endpoint.api, self.reference.path());
+        match &self.endpoint.namespace {
+            Some(namespace) => format!("{url}?ns={namespace}"),
+            None => url,
+        }
     }
 
     /// Fetches the manifest or index of a tag or digest, and checks the digest where one is known.
@@ -183,8 +190,8 @@ impl Repository {
     }
 
     pub(super) async fn ask(&self, url: String, headers: HeaderMap) -> Result<Response<Incoming>> {
-        let mut ask = Ask::get(url, self.endpoint.insecure);
-        ask.headers = headers;
+        let mut ask = ask_of(&self.endpoint, url);
+        ask.headers.extend(headers);
         self.send(ask).await
     }
 
@@ -192,7 +199,7 @@ impl Repository {
     /// An upload's place may be another host's: that gets no credentials.
     pub(super) async fn send(&self, what: Ask) -> Result<Response<Incoming>> {
         if !same_origin(&parse_url(&what.url)?, &parse_url(&self.endpoint.base)?) {
-            return self.transport.send(what, &self.config.user_agent).await;
+            return self.transport.send(what, &self.config).await;
         }
         let mut challenge = self.challenge.clone();
         for last in [false, true] {
@@ -200,7 +207,7 @@ impl Repository {
             if let Some(authorization) = self.account.authorize(challenge.as_ref(), last).await? {
                 ask.headers.insert(AUTHORIZATION, authorization);
             }
-            let answer = self.transport.send(ask, &self.config.user_agent).await?;
+            let answer = self.transport.send(ask, &self.config).await?;
             if last || answer.status() != StatusCode::UNAUTHORIZED {
                 return Ok(answer);
             }

@@ -1,40 +1,94 @@
 //! Where a registry is: its addresses in the order they are tried, and whether plain HTTP or an unverified certificate will do.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
+use http::HeaderMap;
 use kelson_formats::reference::DEFAULT_DOMAIN;
 
+use super::hosts;
+use super::tls::Trust;
+use crate::Result;
 use crate::config::ImagesConfig;
 
 /// The host that really serves `docker.io`.
 const HUB_HOST: &str = "registry-1.docker.io";
 
-/// One address of a registry.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct Endpoint {
-    /// `https://registry-1.docker.io`, without a slash at the end.
-    pub base: String,
-    /// Certificates need not verify.
-    pub insecure: bool,
-    /// Not the registry of the name itself: its failure is not the pull's, and the user's credentials are not for it.
-    pub mirror: bool,
+/// What an address may be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Can {
+    pub pull: bool,
+    /// What a tag means.
+    pub resolve: bool,
+    pub push: bool,
 }
 
-impl Endpoint {
-    fn new(base: impl Into<String>, insecure: bool, mirror: bool) -> Self {
+impl Default for Can {
+    fn default() -> Self {
         Self {
-            base: base.into(),
-            insecure,
-            mirror,
+            pull: true,
+            resolve: true,
+            push: true,
         }
     }
 }
 
-/// The addresses of a registry, best first. Docker's rules: mirrors serve Docker Hub only; an insecure registry is tried with
-/// TLS, then without.
-pub(crate) fn endpoints(domain: &str, config: &ImagesConfig) -> Vec<Endpoint> {
+/// One address of a registry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Endpoint {
+    /// `https://registry-1.docker.io`, without a slash at the end.
+    pub base: String,
+    /// The same with what the API's paths begin with: `https://registry-1.docker.io/v2`.
+    pub api: String,
+    /// Certificates need not verify.
+    pub insecure: bool,
+    /// Not the registry of the name itself: its failure is not the pull's, and the user's credentials are not for it.
+    pub mirror: bool,
+    /// Told to a mirror of several registries: whose images these are (`ns`, as containerd does).
+    pub namespace: Option<String>,
+    pub can: Can,
+    /// Certificates of this address alone.
+    pub trust: Option<Arc<Trust>>,
+    /// Sent with every request to it.
+    pub headers: HeaderMap,
+}
+
+impl Endpoint {
+    fn new(base: impl Into<String>, insecure: bool, mirror: bool) -> Self {
+        let base = base.into();
+        Self {
+            api: format!("{base}/v2"),
+            base,
+            insecure,
+            mirror,
+            namespace: None,
+            can: Can {
+                push: !mirror,
+                ..Can::default()
+            },
+            trust: None,
+            headers: HeaderMap::new(),
+        }
+    }
+}
+
+/// The addresses of a registry, best first: what `hosts.toml` says of it, else by docker's rules: the mirrors of `daemon.json`
+/// serve Docker Hub only, and an insecure registry is tried with TLS, then without.
+///
+/// # Errors
+/// `Invalid` for a malformed `hosts.toml`.
+pub(crate) fn endpoints(domain: &str, config: &ImagesConfig) -> Result<Vec<Endpoint>> {
+    let host = if domain == DEFAULT_DOMAIN {
+        HUB_HOST
+    } else {
+        domain
+    };
+    let own = format!("https://{host}");
+    let insecure = domain != DEFAULT_DOMAIN && is_insecure(domain, config);
     let mut found = Vec::new();
-    if domain == DEFAULT_DOMAIN {
+    if let Some(said) = hosts::read(&config.certs_dirs, domain, &own)? {
+        found.extend(said);
+    } else if domain == DEFAULT_DOMAIN {
         for mirror in &config.registry_mirrors {
             let base = mirror.trim_end_matches('/');
             let base = if base.contains("://") {
@@ -45,15 +99,15 @@ pub(crate) fn endpoints(domain: &str, config: &ImagesConfig) -> Vec<Endpoint> {
             let host = base.split_once("://").map_or("", |(_, host)| host);
             found.push(Endpoint::new(base.clone(), is_insecure(host, config), true));
         }
-        found.push(Endpoint::new(format!("https://{HUB_HOST}"), false, false));
-        return found;
+        found.push(Endpoint::new(own.clone(), false, false));
+    } else {
+        found.push(Endpoint::new(own.clone(), false, false));
     }
-    let insecure = is_insecure(domain, config);
-    found.push(Endpoint::new(format!("https://{domain}"), insecure, false));
-    if insecure {
-        found.push(Endpoint::new(format!("http://{domain}"), true, false));
+    if insecure && let Some(last) = found.last_mut().filter(|e| e.base == own) {
+        last.insecure = true;
+        found.push(Endpoint::new(format!("http://{host}"), true, false));
     }
-    found
+    Ok(found)
 }
 
 /// Loopback always is; else what the configuration lists, by name or by address range.
@@ -111,10 +165,12 @@ mod tests {
         let config = ImagesConfig {
             insecure_registries: vec!["reg.lan:5000".into(), "10.1.0.0/16".into(), "bare.lan".into()],
             registry_mirrors: vec!["http://127.0.0.1:5000/".into(), "https://m.example".into()],
+            certs_dirs: Vec::new(),
             ..ImagesConfig::default()
         };
         let bases = |domain: &str| {
             endpoints(domain, &config)
+                .unwrap()
                 .into_iter()
                 .map(|e| e.base)
                 .collect::<Vec<_>>()

@@ -3,9 +3,12 @@
 mod account;
 mod auth;
 mod client;
+mod dial;
 mod download;
 mod endpoint;
+mod hosts;
 pub(crate) mod manifest;
+mod tls;
 mod transport;
 mod upload;
 

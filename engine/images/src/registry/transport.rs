@@ -1,49 +1,53 @@
 //! HTTP to registries: TLS by the system's roots, deadlines on every wait, redirects that carry no credentials to another host.
 
+use std::collections::HashMap;
 use std::error::Error as StdError;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, LOCATION, USER_AGENT};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri};
+use http::header::{AUTHORIZATION, LOCATION, PROXY_AUTHORIZATION, RETRY_AFTER, USER_AGENT};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper_rustls::HttpsConnector;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::{Client, Error as ClientError};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::CryptoProvider;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 
+use super::dial::Dial;
+use super::tls::{Stamp, Trust};
+use crate::config::{ImagesConfig, Proxies};
 use crate::{Error, Kind, Result};
 
 /// To a connected socket.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// From the request to the answer's head; includes connecting and TLS.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
-/// Between two pieces of a body: a registry that drips slower than this is dead (or means harm).
-pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// For a small body as a whole: a registry that drips slower than this is dead (or means harm).
+const SMALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often an upload says how far it is.
 const TOLD_EVERY: Duration = Duration::from_millis(100);
 /// An idle connection kept for the next layer.
 const POOL_IDLE: Duration = Duration::from_secs(20);
 const REDIRECTS_MAX: usize = 10;
+/// Clients kept: one for each host with certificates of its own, and two for all others.
+const CLIENTS_MAX: usize = 64;
+/// Read from a connection at a time; what is larger only costs memory, for each connection.
+const READ_MAX: usize = 256 << 10;
+/// How often a registry may ask us to come again later, and how long we follow.
+const LATER_TRIES: u32 = 5;
+const LATER_MAX: Duration = Duration::from_secs(60);
 
 /// A request's body: a few bytes, or a blob read from the disk as it is sent.
 pub(crate) type Body = UnsyncBoxBody<Bytes, std::io::Error>;
-type Http = Client<HttpsConnector<HttpConnector>, Body>;
+type Http = Client<HttpsConnector<Dial>, Body>;
 
-/// The two ways of speaking: with verified certificates and without. Made when first needed: reading the system's roots
-/// takes milliseconds.
+/// Clients by whom they trust and how they get there. Made when first needed: reading the system's roots takes milliseconds.
 #[derive(Debug, Default)]
 pub(crate) struct Transport {
-    verified: OnceLock<Http>,
-    unverified: OnceLock<Http>,
+    clients: Mutex<HashMap<(Stamp, Trust, Proxies), Http>>,
 }
 
 /// Marks an answer that a redirect brought from another origin: what it asks for is not the registry's word.
@@ -57,7 +61,10 @@ pub(crate) struct Ask {
     pub url: String,
     pub headers: HeaderMap,
     pub body: Bytes,
+    /// Any certificate will do.
     pub insecure: bool,
+    /// Certificates for this request beside those that `certs.d` has for its host.
+    pub trust: Option<Arc<Trust>>,
 }
 
 impl Ask {
@@ -68,43 +75,64 @@ impl Ask {
             headers: HeaderMap::new(),
             body: Bytes::new(),
             insecure,
+            trust: None,
         }
     }
 }
 
 impl Transport {
-    fn client(&self, insecure: bool) -> Result<&Http> {
-        let slot = if insecure {
-            &self.unverified
-        } else {
-            &self.verified
-        };
-        if let Some(client) = slot.get() {
-            return Ok(client);
+    fn client(&self, ask: &Ask, url: &Uri, config: &ImagesConfig) -> Result<Http> {
+        let mut trust = ask.trust.as_deref().cloned().unwrap_or_default();
+        trust.insecure |= ask.insecure;
+        let host = url.authority().map_or("", |a| a.as_str());
+        trust.add_host(&config.certs_dirs, host.rsplit('@').next().unwrap_or(host))?;
+        let key = (trust.stamp(), trust, config.proxies.clone());
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = clients.get(&key) {
+            return Ok(client.clone());
         }
-        let client = build(insecure)?;
-        Ok(slot.get_or_init(|| client))
+        let client = build(&key.1, &key.2)?;
+        if clients.len() >= CLIENTS_MAX {
+            // Their requests go on; what is lost is idle connections.
+            clients.clear();
+        }
+        clients.insert(key, client.clone());
+        Ok(client)
     }
 
-    /// Sends, following redirects. The answer's status is the caller's to judge.
+    /// Sends, following redirects. A registry that asks to come again later is asked again, if that is soon. The answer's status
+    /// is the caller's to judge.
     ///
     /// # Errors
     /// `Unavailable`, in the words of docker: `Get "URL": dial tcp ADDRESS: connect: connection refused`.
-    pub async fn send(&self, ask: Ask, user_agent: &str) -> Result<Response<Incoming>> {
-        let client = self.client(ask.insecure)?;
+    pub async fn send(&self, ask: Ask, config: &ImagesConfig) -> Result<Response<Incoming>> {
+        let mut waited = Duration::ZERO;
+        for tries in 0.. {
+            let answer = self.send_once(&ask, config).await?;
+            match later(&answer, tries) {
+                Some(wait) if waited + wait <= LATER_MAX => {
+                    waited += wait;
+                    tokio::time::sleep(wait).await;
+                }
+                _ => return Ok(answer),
+            }
+        }
+        Err(Error::new(Kind::Internal, "ask a registry"))
+    }
+
+    async fn send_once(&self, ask: &Ask, config: &ImagesConfig) -> Result<Response<Incoming>> {
         let mut url = parse_url(&ask.url)?;
         let mut elsewhere = false;
         let mut headers = ask.headers.clone();
         for _ in 0..=REDIRECTS_MAX {
-            let mut request = Request::builder().method(ask.method.clone()).uri(url.clone());
-            if let Some(slot) = request.headers_mut() {
-                slot.extend(headers.clone());
-                if let Ok(agent) = HeaderValue::from_str(user_agent) {
-                    slot.insert(USER_AGENT, agent);
-                }
-            }
-            let bad = |e: http::Error| Error::invalid(format!("ask for {url}")).caused_by(e);
-            let request = request.body(whole(ask.body.clone())).map_err(bad)?;
+            let client = self.client(ask, &url, config)?;
+            let request = request(
+                &ask.method,
+                &url,
+                headers.clone(),
+                config,
+                whole(ask.body.clone()),
+            )?;
             let answer = tokio::time::timeout(HEAD_TIMEOUT, client.request(request)).await;
             let answer = match answer {
                 Err(_) => return Err(unreachable(&ask.method, &url, "context deadline exceeded")),
@@ -153,22 +181,13 @@ impl Transport {
         &self,
         ask: Ask,
         body: Body,
-        user_agent: &str,
+        config: &ImagesConfig,
         sent: &AtomicU64,
         on_bytes: impl Fn(u64),
     ) -> Result<Response<Incoming>> {
-        let client = self.client(ask.insecure)?;
         let url = parse_url(&ask.url)?;
-        let mut request = Request::builder().method(ask.method.clone()).uri(url.clone());
-        if let Some(slot) = request.headers_mut() {
-            slot.extend(ask.headers);
-            if let Ok(agent) = HeaderValue::from_str(user_agent) {
-                slot.insert(USER_AGENT, agent);
-            }
-        }
-        let request = request
-            .body(body)
-            .map_err(|e| Error::invalid(format!("ask for {url}")).caused_by(e))?;
+        let client = self.client(&ask, &url, config)?;
+        let request = request(&ask.method, &url, ask.headers.clone(), config, body)?;
         let mut answer = std::pin::pin!(client.request(request));
         let (mut seen, mut since) = (0, Instant::now());
         loop {
@@ -179,13 +198,61 @@ impl Transport {
                     if now > seen {
                         (seen, since) = (now, Instant::now());
                         on_bytes(now);
-                    } else if since.elapsed() > IDLE_TIMEOUT {
+                    } else if since.elapsed() > config.patience {
                         return Err(unreachable(&ask.method, &url, "context deadline exceeded"));
                     }
                 }
             }
         }
     }
+}
+
+fn request(
+    method: &Method,
+    url: &Uri,
+    headers: HeaderMap,
+    config: &ImagesConfig,
+    body: Body,
+) -> Result<Request<Body>> {
+    let mut request = Request::builder().method(method.clone()).uri(url.clone());
+    if let Some(slot) = request.headers_mut() {
+        slot.extend(headers);
+        slot.extend(
+            HeaderValue::from_str(&config.user_agent)
+                .ok()
+                .map(|agent| (USER_AGENT, agent)),
+        );
+        slot.extend(
+            config
+                .proxies
+                .authorization(url)
+                .map(|value| (PROXY_AUTHORIZATION, value)),
+        );
+    }
+    let bad = |e: http::Error| Error::invalid(format!("ask for {url}")).caused_by(e);
+    request.body(body).map_err(bad)
+}
+
+/// How long a registry wants us to wait before we ask again (RFC 9110, 10.2.3; RFC 6585, 4).
+fn later(answer: &Response<Incoming>, tries: u32) -> Option<Duration> {
+    let too_many = answer.status() == StatusCode::TOO_MANY_REQUESTS;
+    if tries >= LATER_TRIES || !too_many && answer.status() != StatusCode::SERVICE_UNAVAILABLE {
+        return None;
+    }
+    let said = answer.headers().get(RETRY_AFTER).and_then(|v| v.to_str().ok());
+    match said {
+        Some(text) => retry_after(text, jiff::Timestamp::now()),
+        None => too_many.then(|| Duration::from_secs(1 << tries)),
+    }
+}
+
+/// Seconds, or a date.
+fn retry_after(text: &str, now: jiff::Timestamp) -> Option<Duration> {
+    if let Ok(seconds) = text.trim().parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = jiff::fmt::rfc2822::parse(text.trim()).ok()?;
+    Some(Duration::try_from(date.timestamp().duration_since(now)).unwrap_or_default())
 }
 
 /// A small body.
@@ -199,7 +266,7 @@ fn whole(bytes: Bytes) -> Body {
 /// `Invalid` when it is larger than `limit`, `Unavailable` when it breaks off or drips.
 pub(crate) async fn read_body(body: Incoming, limit: u64, what: &str) -> Result<Bytes> {
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    match tokio::time::timeout(IDLE_TIMEOUT, Limited::new(body, limit).collect()).await {
+    match tokio::time::timeout(SMALL_TIMEOUT, Limited::new(body, limit).collect()).await {
         Err(_) => Err(Error::new(
             Kind::Unavailable,
             format!("read {what}: context deadline exceeded"),
@@ -212,33 +279,16 @@ pub(crate) async fn read_body(body: Incoming, limit: u64, what: &str) -> Result<
     }
 }
 
-fn build(insecure: bool) -> Result<Http> {
-    let internal = |e: rustls::Error| Error::new(Kind::Internal, "set up TLS").caused_by(e);
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut tcp = HttpConnector::new();
-    tcp.enforce_http(false);
-    tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
-    tcp.set_nodelay(true);
-    let builder = hyper_rustls::HttpsConnectorBuilder::new();
-    let builder = if insecure {
-        let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()
-            .map_err(internal)?
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
-            .with_no_client_auth();
-        builder.with_tls_config(config)
-    } else {
-        // hint: a machine without any root certificate can still talk to insecure registries.
-        builder.with_provider_and_native_roots(provider).map_err(|e| {
-            let hint = "read the system's certificates (hint: install ca-certificates)";
-            Error::new(Kind::Internal, hint).caused_by(e)
-        })?
-    };
-    let connector = builder.https_or_http().enable_http1().wrap_connector(tcp);
+fn build(trust: &Trust, proxies: &Proxies) -> Result<Http> {
+    let builder = hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(trust.config()?);
+    let connector = builder
+        .https_or_http()
+        .enable_http1()
+        .wrap_connector(Dial::new(proxies, CONNECT_TIMEOUT));
     Ok(Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(POOL_IDLE)
+        .http1_max_buf_size(READ_MAX)
         .build(connector))
 }
 
@@ -334,48 +384,19 @@ fn explain_io(io: &std::io::Error, address: &str) -> Option<String> {
     Some(format!("dial tcp {address}: connect: {what}"))
 }
 
-/// Accepts every certificate, for registries the operator called insecure.
-#[derive(Debug)]
-struct AnyCertificate(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> std::result::Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn when_to_come_again() {
+        let now: jiff::Timestamp = "2026-01-02T03:04:05Z".parse().unwrap();
+        let wait = |text| retry_after(text, now).map(|d| d.as_secs());
+        assert_eq!((wait("0"), wait(" 7 ")), (Some(0), Some(7)));
+        assert_eq!(wait("Fri, 02 Jan 2026 03:05:05 GMT"), Some(60));
+        assert_eq!(wait("Thu, 01 Jan 2026 03:05:05 GMT"), Some(0), "it is past");
+        assert_eq!((wait("soon"), wait("-1")), (None, None));
+    }
 
     #[test]
     fn redirects() {

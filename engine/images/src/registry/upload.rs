@@ -15,7 +15,7 @@ use hyper::body::{Frame, Incoming};
 use tokio_util::io::ReaderStream;
 
 use super::auth;
-use super::client::{Repository, explanation};
+use super::client::{Repository, ask_of, explanation};
 use super::transport::{Ask, parse_url, read_body, resolve, same_origin};
 use crate::digest::Digest;
 use crate::error::Doing;
@@ -128,7 +128,8 @@ impl Repository {
     async fn begin(&self, mount: Option<(&Digest, &str)>) -> Result<Option<Session>> {
         let mut url = self.url("blobs", "uploads/");
         if let Some((digest, from)) = mount {
-            url.push_str(&format!("?mount={digest}&from={from}"));
+            let join = if url.contains('?') { '&' } else { '?' };
+            url.push_str(&format!("{join}mount={digest}&from={from}"));
         }
         let base = parse_url(&url)?;
         let answer = self
@@ -217,17 +218,23 @@ impl Repository {
                 counted.fetch_add(piece.len() as u64, Ordering::Relaxed);
             })
             .map_ok(Frame::data);
-        let agent = &self.config.user_agent;
         let tell = |done| on_bytes(offset + done);
         self.transport
-            .stream(ask, StreamBody::new(pieces).boxed_unsync(), agent, &sent, tell)
+            .stream(
+                ask,
+                StreamBody::new(pieces).boxed_unsync(),
+                &self.config,
+                &sent,
+                tell,
+            )
             .await
     }
 
     fn write(&self, method: Method, url: String) -> Ask {
-        let mut ask = Ask::get(url, self.endpoint.insecure);
-        ask.method = method;
-        ask
+        Ask {
+            method,
+            ..ask_of(&self.endpoint, url)
+        }
     }
 
     /// Turns an error answer into docker's sentence.

@@ -50,7 +50,10 @@ impl Images {
         let platform = options.platform.clone().unwrap_or_else(Platform::host);
         let config: Arc<ImagesConfig> = inner.config();
         let mut failure = None;
-        for endpoint in endpoints(reference.domain(), &config) {
+        for endpoint in endpoints(reference.domain(), &config)? {
+            if !endpoint.can.pull || !endpoint.can.resolve && reference.digest().is_none() {
+                continue;
+            }
             // A mirror that has not got it, or is broken, is no reason not to ask the registry itself; nor is a registry
             // without TLS where that is allowed.
             let mirror = endpoint.mirror;

@@ -118,10 +118,8 @@ async fn connect(
     let config = inner.config();
     let mut failure = None;
     // A mirror only ever answers questions.
-    for endpoint in endpoints(reference.domain(), &config)
-        .into_iter()
-        .filter(|e| !e.mirror)
-    {
+    let endpoints = endpoints(reference.domain(), &config)?;
+    for endpoint in endpoints.into_iter().filter(|e| !e.mirror && e.can.push) {
         let auth = options.auth.as_ref();
         match Repository::connect(&inner.transport, &config, endpoint, reference, auth, &aim).await {
             Ok(repository) => return Ok(repository),

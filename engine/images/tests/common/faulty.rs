@@ -25,6 +25,8 @@ pub struct Answer {
     pub unsized_body: bool,
     /// Send this much, then nothing for as long as the client stays.
     pub stall: Option<usize>,
+    /// Send a byte now and then.
+    pub drip: bool,
 }
 
 impl Answer {
@@ -36,6 +38,7 @@ impl Answer {
             cut: None,
             unsized_body: false,
             stall: None,
+            drip: false,
         }
     }
 
@@ -150,6 +153,13 @@ fn serve(mut stream: TcpStream, handler: &Handler, seen: &Mutex<Vec<Seen>>) -> s
         }
         stream.write_all(head.as_bytes())?;
         stream.write_all(b"\r\n")?;
+        if answer.drip {
+            for byte in &answer.body {
+                stream.write_all(&[*byte])?;
+                std::thread::park_timeout(std::time::Duration::from_millis(20));
+            }
+            continue;
+        }
         let end = answer.cut.or(answer.stall).unwrap_or(answer.body.len());
         stream.write_all(&answer.body[..end.min(answer.body.len())])?;
         if answer.stall.is_some() {

@@ -192,40 +192,36 @@ pub struct Registry {
 
 impl Registry {
     pub fn start() -> Self {
-        Self::start_as("")
+        Self::start_as("127.0.0.1", |_| String::new())
     }
 
     /// For those who know a password: a line of an htpasswd file.
     pub fn start_with_password(line: &str) -> Self {
-        Self::start_as(line)
+        Self::start_as("127.0.0.1", |dir| {
+            let file = dir.join("htpasswd");
+            std::fs::write(&file, format!("{line}\n")).unwrap();
+            format!("auth: {{htpasswd: {{realm: test, path: {}}}}}\n", file.display())
+        })
     }
 
-    fn start_as(password: &str) -> Self {
+    /// On this address, with more lines in its configuration; those that begin with a blank belong to `http`.
+    pub fn start_as(host: &str, more: impl Fn(&Path) -> String) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let config = dir.path().join("config.yml");
         let log = dir.path().join("log");
         // Port 0 would not be told to us; one that was free a moment ago is tried until it holds.
         for _ in 0..20 {
-            let port = std::net::TcpListener::bind("127.0.0.1:0")
+            let port = std::net::TcpListener::bind((host, 0))
                 .unwrap()
                 .local_addr()
                 .unwrap()
                 .port();
-            let address = format!("127.0.0.1:{port}");
-            let text = format!(
-                "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}, delete: {{enabled: true}}}}\nhttp: {{addr: '{address}'}}\n",
+            let address = format!("{host}:{port}");
+            let mut text = format!(
+                "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}, delete: {{enabled: true}}}}\nhttp:\n addr: '{address}'\n",
                 dir.path().join("data").display()
             );
-            let mut text = text;
-            if !password.is_empty() {
-                let file = dir.path().join("htpasswd");
-                std::fs::write(&file, format!("{password}\n")).unwrap();
-                let _ = writeln!(
-                    text,
-                    "auth: {{htpasswd: {{realm: test, path: {}}}}}",
-                    file.display()
-                );
-            }
+            let _ = write!(text, "{}", more(dir.path()));
             std::fs::write(&config, text).unwrap();
             let mut child = Command::new("docker-registry")
                 .args(["serve", config.to_str().unwrap()])
