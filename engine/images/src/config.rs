@@ -126,6 +126,18 @@ pub struct PullOptions {
 pub struct PushOptions {
     /// Who we are at the registry; anonymous without.
     pub auth: Option<Credential>,
+    /// How layers that lie here plain are packed. Those that came packed go as they are.
+    pub compression: Compression,
+}
+
+/// How a layer is packed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Compression {
+    /// What every registry and engine knows.
+    #[default]
+    Gzip,
+    /// Smaller, and faster to unpack.
+    Zstd,
 }
 
 /// An operating system, architecture and its variant, in Go's names.

@@ -19,11 +19,12 @@ mod snapshots;
 mod store;
 mod unpack;
 
-pub use config::{ImagesConfig, Platform, Proxies, PullOptions, PushOptions};
+pub use config::{Compression, ImagesConfig, Platform, Proxies, PullOptions, PushOptions};
 pub use digest::{Digest, ImageId};
 pub use error::{Error, Kind, Result};
 pub use image::{HistoryEntry, Image, Layer};
 pub use progress::Progress;
+pub use registry::referrers::Referrer;
 pub use remove::{InUse, Removed};
 pub use snapshots::{Access, Change, ChangeKind, ExtractOptions, PathStat, RootFs, RootMount};
 pub use store::{EmbeddedImage, Finding, Images, ImportOptions, Loaded, Pruned, Pulled, Pushed, Usage};

@@ -9,10 +9,11 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use common::{Registry, Store, config, docker_archive, have, layer};
+use common::{Registry, Store, config, docker_archive, gzip, have, layer};
 use kelson_formats::Reference;
 use kelson_formats::credentials::Credential;
-use kelson_images::{Kind, Progress, PullOptions, PushOptions, Pushed, Result};
+use kelson_images::{Compression, Digest, Kind, Progress, PullOptions, PushOptions, Pushed, Result};
+use serde_json::json;
 
 fn reference(name: &str) -> Reference {
     Reference::parse(name).unwrap()
@@ -213,7 +214,15 @@ async fn passwords() {
             password: password.into(),
             ..Credential::default()
         };
-        let (result, lines) = push_as(&store, &name, PushOptions { auth: Some(auth) }).await;
+        let (result, lines) = push_as(
+            &store,
+            &name,
+            PushOptions {
+                auth: Some(auth),
+                ..PushOptions::default()
+            },
+        )
+        .await;
         match result {
             Ok(_) => assert!(allowed && count(&lines, "Pushed") == 1),
             Err(e) => assert!(!allowed && e.kind() == Kind::Denied, "{e}"),
@@ -333,4 +342,155 @@ async fn a_registry_that_always_breaks_off_is_given_up() {
     let (error, _) = push(&store, &name).await;
     assert_eq!(error.unwrap_err().kind(), Kind::Unavailable);
     store.settles_as(&before);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn packed_with_zstd_where_that_is_asked_for() {
+    if !have("docker-registry") || !have("skopeo") {
+        return;
+    }
+    let registry = Registry::start();
+    let store = loaded(&[layer(&[("a", "base")]), large_layer("big", 3 << 20)]).await;
+    let name = format!("{}/team/app:zstd", registry.address);
+    tag(&store, &name).await;
+    let options = PushOptions {
+        compression: Compression::Zstd,
+        ..PushOptions::default()
+    };
+    let pushed = push_as(&store, &name, options.clone()).await.0.unwrap().remove(0);
+    let seen = Command::new("skopeo")
+        .args([
+            "inspect",
+            "--raw",
+            "--tls-verify=false",
+            &format!("docker://{name}"),
+        ])
+        .output()
+        .unwrap();
+    let seen: serde_json::Value = serde_json::from_slice(&seen.stdout).unwrap();
+    for layer in seen["layers"].as_array().unwrap() {
+        assert_eq!(layer["mediaType"], "application/vnd.oci.image.layer.v1.tar+zstd");
+    }
+    let other = Store::new();
+    let pulled = other
+        .images
+        .pull(&reference(&name), PullOptions::default(), |_| {})
+        .await
+        .unwrap();
+    assert_eq!(pulled.image.id(), store.images.resolve(&name).unwrap().id());
+    // In gzip it is another manifest of the same image; each is remembered beside the other.
+    let gzip = push(&store, &name).await.0.unwrap().remove(0);
+    assert_ne!(gzip.digest, pushed.digest);
+    let (again, lines) = push_as(&store, &name, options).await;
+    assert_eq!(again.unwrap()[0].digest, pushed.digest);
+    assert_eq!(count(&lines, "Layer already exists"), 2, "{lines:?}");
+}
+
+/// An OCI layout of one image, which refers to another.
+fn layout_with_subject(name: &str, subject: &Digest) -> Vec<u8> {
+    let layers = [layer(&[("sbom", "all of it")])];
+    let config = config(&layers, "sbom");
+    let packed = gzip(&layers[0]);
+    let kind = "application/vnd.oci.image.manifest.v1+json";
+    let manifest = json!({
+        "schemaVersion": 2, "mediaType": kind, "artifactType": "application/sbom",
+        "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": Digest::of(&config), "size": config.len()},
+        "layers": [{"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", "digest": Digest::of(&packed), "size": packed.len()}],
+        "subject": {"mediaType": kind, "digest": subject, "size": 1},
+    })
+    .to_string();
+    let index = json!({"schemaVersion": 2, "manifests": [{"mediaType": kind, "digest": Digest::of(manifest.as_bytes()),
+        "size": manifest.len(), "annotations": {"io.containerd.image.name": name}}]})
+    .to_string();
+    let blob = |bytes: &[u8]| format!("blobs/sha256/{}", Digest::of(bytes).hex());
+    let mut tar = tar::Builder::new(Vec::new());
+    for (path, bytes) in [
+        (
+            "oci-layout".to_owned(),
+            br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec(),
+        ),
+        ("index.json".to_owned(), index.into_bytes()),
+        (blob(&packed), packed.clone()),
+        (blob(&config), config.clone()),
+        (blob(manifest.as_bytes()), manifest.clone().into_bytes()),
+    ] {
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(0o644);
+        header.set_size(bytes.len() as u64);
+        tar.append_data(&mut header, path, bytes.as_slice()).unwrap();
+    }
+    tar.into_inner().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn referrers_by_the_fallback_tag() {
+    if !have("docker-registry") {
+        return;
+    }
+    let registry = Registry::start();
+    let subject = Digest::of(b"some image");
+    let name = format!("{}/team/app:sbom", registry.address);
+    let store = Store::new();
+    let layout = layout_with_subject(&name, &subject);
+    store
+        .images
+        .load(std::io::Cursor::new(layout), |_| {})
+        .await
+        .unwrap();
+    let about = reference(&format!("{}/team/app@{subject}", registry.address));
+    let list = async |kind| {
+        store
+            .images
+            .referrers(&about, &PullOptions::default(), kind)
+            .await
+            .unwrap()
+    };
+    assert_eq!(list(None).await, []);
+    let pushed = push(&store, &name).await.0.unwrap().remove(0);
+    let found = list(None).await;
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(
+        (found[0].digest, found[0].artifact_type.as_deref()),
+        (pushed.digest, Some("application/sbom"))
+    );
+    assert_eq!(list(Some("application/sbom")).await, found);
+    assert_eq!(list(Some("else")).await, []);
+    push(&store, &name).await.0.unwrap();
+    assert_eq!(list(None).await, found, "once");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn referrers_by_the_api_page_by_page() {
+    use common::faulty::{Answer, Server};
+    let entry = |n: u64, kind: &str| json!({"mediaType": "m", "digest": Digest::of(&n.to_le_bytes()), "size": n, "artifactType": kind});
+    let server = Server::start(move |request| {
+        let page = |entries: Vec<serde_json::Value>| {
+            let index = json!({"schemaVersion": 2, "manifests": entries}).to_string();
+            Answer::new(200, index).header("Content-Type", "application/vnd.oci.image.index.v1+json")
+        };
+        match request.path.as_str() {
+            "/v2/" => Some(Answer::new(200, "{}")),
+            path if path.ends_with("page=2") => Some(page(vec![entry(2, "a"), entry(3, "b")])),
+            path if path.contains("/referrers/") => {
+                Some(page(vec![entry(1, "a")]).header("Link", "</v2/x/referrers/y?page=2>; rel=\"next\""))
+            }
+            _ => None,
+        }
+    });
+    let about = reference(&format!("{}/x@{}", server.address, Digest::of(b"")));
+    let store = Store::new();
+    let sizes = async |kind| {
+        let found = store
+            .images
+            .referrers(&about, &PullOptions::default(), kind)
+            .await
+            .unwrap();
+        found.iter().map(|r| r.size).collect::<Vec<_>>()
+    };
+    assert_eq!(sizes(None).await, [1, 2, 3]);
+    assert_eq!(
+        sizes(Some("a")).await,
+        [1, 2],
+        "the registry left the filter to us"
+    );
 }

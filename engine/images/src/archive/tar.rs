@@ -1,4 +1,4 @@
-//! Walking a tar stream: headers, GNU long names, PAX records, old GNU sparse files. Bounded, and nothing is written here.
+//! Walking a tar stream: headers, GNU long names, PAX records, sparse files. Bounded, and nothing is written here.
 //!
 //! Only the header block's fields come from the `tar` crate. Its entry iterator reads extension records of any size into
 //! memory and splits PAX records at newlines, which breaks binary attribute values (`security.capability`).
@@ -10,11 +10,9 @@ use std::io::{self, BufRead};
 use tar::{EntryType, Header};
 
 use crate::limits::{NAME_MAX, PAX_MAX};
-use crate::{Error, Kind, Result};
+use crate::{Error, Result};
 
 const BLOCK: usize = 512;
-/// Regions of one sparse file.
-const SPARSE_MAX: usize = 65_536;
 
 /// A numeric field of the header block.
 type Field = std::ops::Range<usize>;
@@ -272,9 +270,13 @@ impl<R: BufRead> TarReader<R> {
         long_link: Option<Vec<u8>>,
         mut pax: BTreeMap<Vec<u8>, Vec<u8>>,
     ) -> Result<Entry> {
+        let sparse = sparse::Pax::take(&mut pax)?;
         let mut take = |key: &str| pax.remove(key.as_bytes());
-        let path = take("path")
-            .or(long_name)
+        let path = take("path").or(long_name);
+        let path = sparse
+            .as_ref()
+            .and_then(|s| s.name.clone())
+            .or(path)
             .unwrap_or_else(|| header.path_bytes().into_owned());
         let link = take("linkpath").or(long_link);
         let link = link.unwrap_or_else(|| {
@@ -302,12 +304,6 @@ impl<R: BufRead> TarReader<R> {
             Some(text) => pax_time(&text).ok_or_else(|| broken("bad time"))?,
             None => (signed(header, MTIME)?, 0),
         };
-        if pax.keys().any(|k| k.starts_with(b"GNU.sparse.")) {
-            return Err(Error::new(
-                Kind::Unsupported,
-                "sparse files in PAX form are not supported",
-            ));
-        }
         let mut kind = header.entry_type();
         if matches!(kind, EntryType::Regular | EntryType::Continuous) {
             // The oldest tars (type NUL) mark a directory by its name only.
@@ -341,7 +337,7 @@ impl<R: BufRead> TarReader<R> {
             sparse: None,
         };
         if kind == EntryType::GNUSparse {
-            let (regions, real_size) = self.sparse_map(header, size)?;
+            let (regions, real_size) = self.old_map(header, size)?;
             (entry.sparse, entry.size, entry.kind) = (Some(regions), real_size, EntryType::Regular);
         }
         // As Go: a link, device or directory has no data whatever its size says, but other types skip theirs.
@@ -355,53 +351,11 @@ impl<R: BufRead> TarReader<R> {
                 | EntryType::Fifo
         );
         self.set_data(if no_data { 0 } else { size })?;
+        if let Some(sparse) = sparse.filter(|_| kind == EntryType::Regular) {
+            let (regions, real_size) = sparse.regions(self)?;
+            (entry.sparse, entry.size) = (Some(regions), real_size);
+        }
         Ok(entry)
-    }
-
-    fn sparse_map(&mut self, header: &Header, size: u64) -> Result<(Vec<(u64, u64)>, u64)> {
-        let gnu = header
-            .as_gnu()
-            .ok_or_else(|| broken("sparse file without a GNU header"))?;
-        let mut regions = Vec::new();
-        let mut add = |block: &tar::GnuSparseHeader| -> Result<()> {
-            if !block.is_empty() {
-                regions.push((
-                    block.offset().map_err(input_error)?,
-                    block.length().map_err(input_error)?,
-                ));
-            }
-            if regions.len() > SPARSE_MAX {
-                Err(broken("too many sparse regions"))
-            } else {
-                Ok(())
-            }
-        };
-        gnu.sparse.iter().try_for_each(&mut add)?;
-        let mut more = gnu.is_extended();
-        while more {
-            let mut extension = tar::GnuExtSparseHeader::new();
-            if !self.block(extension.as_mut_bytes())? {
-                return Err(broken("it ends in a sparse map"));
-            }
-            extension.sparse.iter().try_for_each(&mut add)?;
-            more = extension.is_extended();
-        }
-        let real_size = gnu.real_size().map_err(input_error)?;
-        let mut end = 0u64;
-        let mut data = 0u64;
-        for &(offset, length) in &regions {
-            if offset < end {
-                return Err(broken("overlapping sparse regions"));
-            }
-            end = offset
-                .checked_add(length)
-                .ok_or_else(|| broken("size overflow"))?;
-            data += length;
-        }
-        if end > real_size || data != size {
-            return Err(broken("sparse map does not match the size"));
-        }
-        Ok((regions, real_size))
     }
 }
 
@@ -423,6 +377,16 @@ fn parse_pax(mut bytes: &[u8]) -> Result<BTreeMap<Vec<u8>, Vec<u8>>> {
         let (key, value) = (&record[..equals], &record[equals + 1..]);
         if matches!(key, b"path" | b"linkpath") && value.contains(&0) {
             return Err(bad());
+        }
+        // Sparse files in form 0.0 repeat two keys, and their order is the map (as Go reads it).
+        if matches!(key, b"GNU.sparse.offset" | b"GNU.sparse.numbytes") {
+            let map: &mut Vec<u8> = records.entry(b"GNU.sparse.map".to_vec()).or_default();
+            if !map.is_empty() {
+                map.push(b',');
+            }
+            map.extend_from_slice(value);
+            bytes = &bytes[length..];
+            continue;
         }
         // An empty value removes the record (POSIX), so that the header's field counts.
         if value.is_empty() && !key.starts_with(b"SCHILY.xattr.") {
@@ -471,5 +435,6 @@ pub(crate) fn fuzz(data: &[u8]) {
     while let Ok(Some(_)) = reader.next_entry() {}
 }
 
+mod sparse;
 #[cfg(test)]
 mod tests;

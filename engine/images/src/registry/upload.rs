@@ -16,6 +16,7 @@ use tokio_util::io::ReaderStream;
 
 use super::auth;
 use super::client::{Repository, ask_of, explanation};
+use super::referrers::referrer_of;
 use super::transport::{Ask, parse_url, read_body, resolve, same_origin};
 use crate::digest::Digest;
 use crate::error::Doing;
@@ -97,17 +98,26 @@ impl Repository {
         let mut ask = self.write(Method::PUT, self.url("manifests", what));
         ask.headers.insert(CONTENT_TYPE, header(media_type)?);
         ask.body = bytes;
+        let sent = ask.body.clone();
         let answer = self.accept(self.send(ask).await?).await?;
+        let listed = answer.headers().contains_key("oci-subject");
         let theirs = answer
             .headers()
             .get("docker-content-digest")
             .and_then(|v| Digest::parse(v.to_str().ok()?).ok());
         match theirs {
-            Some(theirs) if theirs != digest => Err(Error::invalid(format!(
-                "the registry stored manifest {digest} as {theirs}"
-            ))),
-            _ => Ok(digest),
+            Some(theirs) if theirs != digest => {
+                return Err(Error::invalid(format!(
+                    "the registry stored manifest {digest} as {theirs}"
+                )));
+            }
+            _ => {}
         }
+        if let Some((subject, referrer)) = referrer_of(&sent).filter(|_| !listed) {
+            // The list itself refers to nothing, so this goes one deep.
+            Box::pin(self.add_referrer(&subject, referrer)).await?;
+        }
+        Ok(digest)
     }
 
     /// Whether the registry has a blob in this repository.

@@ -23,6 +23,7 @@ use crate::digest::{Digest, ImageId};
 use crate::files;
 use crate::image::{HistoryEntry, Image};
 use crate::progress::Progress;
+use crate::registry::referrers::Referrer;
 use crate::remove::{self, Request};
 use crate::remove::{InUse, Removed};
 use crate::snapshots::{Access, Change, RootFs, RootMount};
@@ -162,6 +163,19 @@ impl Images {
         progress: impl Fn(Progress) + Send + Sync,
     ) -> Result<Vec<Pushed>> {
         push::push(&self.inner, reference, &options, &progress).await
+    }
+
+    /// Lists what refers to an image at its registry: signatures, attestations, lists of contents. `options` say who we are.
+    ///
+    /// # Errors
+    /// As [`Images::pull`].
+    pub async fn referrers(
+        &self,
+        reference: &Reference,
+        options: &PullOptions,
+        artifact_type: Option<&str>,
+    ) -> Result<Vec<Referrer>> {
+        push::referrers(&self.inner, reference, options, artifact_type).await
     }
 
     /// Loads `docker save`'s archive or an OCI layout in a tar, plain or compressed.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use kelson_formats::Reference;
+use kelson_formats::credentials::Credential;
 
 use super::Pushed;
 use super::inner::{Inner, blocking};
@@ -13,12 +14,13 @@ use super::save;
 use super::state::{BlobRef, Entry, ImageRecord, State, lookup_name};
 use crate::archive::pack::{Packed, pack};
 use crate::archive::save::{Item, manifest_of};
-use crate::config::PushOptions;
+use crate::config::{Compression, PullOptions, PushOptions};
 use crate::digest::Digest;
 use crate::limits::CONFIG_MAX;
 use crate::progress::Progress;
-use crate::registry::manifest::{Document, OCI_LAYER_GZIP, OCI_MANIFEST, parse};
-use crate::registry::{Aim, Repository, Uploaded, endpoints};
+use crate::registry::manifest::{Document, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, OCI_MANIFEST, parse};
+use crate::registry::referrers::Referrer;
+use crate::registry::{Aim, Endpoint, Repository, Uploaded, endpoints};
 use crate::{Error, Kind, Result};
 
 /// Other repositories a blob may be mounted from: more would cost more requests than they save.
@@ -31,6 +33,16 @@ struct Outgoing {
     /// Made for this push; a layer without it lies in the store as it is sent.
     packed: Option<Packed>,
     mounts: Vec<String>,
+}
+
+/// One image on its way to one place.
+#[derive(Debug, Clone, Copy)]
+struct Way<'a> {
+    inner: &'a Arc<Inner>,
+    repository: &'a Repository,
+    reference: &'a Reference,
+    entry: &'a Entry,
+    how: Compression,
 }
 
 pub(super) async fn push(
@@ -56,7 +68,17 @@ pub(super) async fn push(
     let repository = connect(inner, reference, options, Aim::Push(others.into_iter().collect())).await?;
     let mut done = Vec::new();
     for (reference, entry) in targets {
-        done.push(push_one(inner, &repository, &reference, &entry, progress).await?);
+        done.push(
+            push_one(
+                inner,
+                &repository,
+                &reference,
+                &entry,
+                options.compression,
+                progress,
+            )
+            .await?,
+        );
     }
     Ok(done)
 }
@@ -116,22 +138,57 @@ async fn connect(
     aim: Aim,
 ) -> Result<Repository> {
     let config = inner.config();
-    let mut failure = None;
     // A mirror only ever answers questions.
-    let endpoints = endpoints(reference.domain(), &config)?;
-    for endpoint in endpoints.into_iter().filter(|e| !e.mirror && e.can.push) {
-        let auth = options.auth.as_ref();
-        match Repository::connect(&inner.transport, &config, endpoint, reference, auth, &aim).await {
+    let mut endpoints = endpoints(reference.domain(), &config)?;
+    endpoints.retain(|e| !e.mirror && e.can.push);
+    first(inner, endpoints, reference, options.auth.as_ref(), &aim).await
+}
+
+/// The first of these addresses that answers.
+async fn first(
+    inner: &Inner,
+    endpoints: Vec<Endpoint>,
+    reference: &Reference,
+    auth: Option<&Credential>,
+    aim: &Aim,
+) -> Result<Repository> {
+    let config = inner.config();
+    let mut failure = None;
+    for endpoint in endpoints {
+        match Repository::connect(&inner.transport, &config, endpoint, reference, auth, aim).await {
             Ok(repository) => return Ok(repository),
             Err(e) => failure = Some(e),
         }
     }
-    Err(failure.unwrap_or_else(|| {
+    let none = || {
         Error::new(
             Kind::Unavailable,
             format!("no address for {}", reference.domain()),
         )
-    }))
+    };
+    Err(failure.unwrap_or_else(none))
+}
+
+/// Lists what refers to an image at its registry.
+pub(super) async fn referrers(
+    inner: &Inner,
+    reference: &Reference,
+    options: &PullOptions,
+    artifact_type: Option<&str>,
+) -> Result<Vec<Referrer>> {
+    let mut endpoints = endpoints(reference.domain(), &inner.config())?;
+    endpoints.retain(|e| !e.mirror);
+    let repository = first(inner, endpoints, reference, options.auth.as_ref(), &Aim::Pull).await?;
+    let subject = match reference.digest() {
+        Some(digest) => Digest::parse(digest)?,
+        None => {
+            repository
+                .manifest(reference.tag().unwrap_or("latest"))
+                .await?
+                .digest
+        }
+    };
+    repository.referrers(&subject, artifact_type).await
 }
 
 async fn push_one(
@@ -139,6 +196,7 @@ async fn push_one(
     repository: &Repository,
     reference: &Reference,
     entry: &Entry,
+    how: Compression,
     progress: &(impl Fn(Progress) + Send + Sync),
 ) -> Result<Pushed> {
     let record = &entry.record;
@@ -150,7 +208,14 @@ async fn push_one(
         let (inner, entry) = (Arc::clone(inner), entry.clone());
         blocking(move || save::item(&inner, &entry, Vec::new())).await?
     };
-    let sent = push_layers(inner, repository, reference, entry, &mut item, progress).await?;
+    let way = Way {
+        inner,
+        repository,
+        reference,
+        entry,
+        how,
+    };
+    let sent = push_layers(&way, &mut item, progress).await?;
     let config_size = item.config.len() as u64;
     let open = || inner.content.open_blob(&record.id);
     repository
@@ -177,10 +242,7 @@ async fn push_one(
 
 /// Brings all layers there, top first as docker shows them; the item then names what was sent.
 async fn push_layers(
-    inner: &Arc<Inner>,
-    repository: &Repository,
-    reference: &Reference,
-    entry: &Entry,
+    way: &Way<'_>,
     item: &mut Item,
     progress: &(impl Fn(Progress) + Send + Sync),
 ) -> Result<Vec<BlobRef>> {
@@ -193,8 +255,8 @@ async fn push_layers(
     let order = item.layers.iter().rev().filter_map(|l| once.remove(&l.diff_id));
     let order: Vec<BlobRef> = order.collect();
     let sent: Vec<BlobRef> = stream::iter(order)
-        .map(|layer| push_layer(inner, repository, reference, entry, layer, progress))
-        .buffer_unordered(inner.config().max_concurrent_uploads.max(1))
+        .map(|layer| push_layer(way, layer, progress))
+        .buffer_unordered(way.inner.config().max_concurrent_uploads.max(1))
         .try_collect()
         .await?;
     let by_content: BTreeMap<Digest, &BlobRef> = sent.iter().map(|l| (l.diff_id, l)).collect();
@@ -209,24 +271,22 @@ async fn push_layers(
 }
 
 async fn push_layer(
-    inner: &Arc<Inner>,
-    repository: &Repository,
-    reference: &Reference,
-    entry: &Entry,
+    way: &Way<'_>,
     layer: BlobRef,
     progress: &(impl Fn(Progress) + Send + Sync),
 ) -> Result<BlobRef> {
     let id = layer.diff_id.short();
-    let outgoing = outgoing(inner, repository, reference, entry, layer).await?;
+    let outgoing = outgoing(way, layer).await?;
     let BlobRef { blob, size, .. } = outgoing.blob;
     let open = || -> Result<File> {
         match &outgoing.packed {
             Some(packed) => packed.draft.reader(),
-            None => inner.content.open_blob(&blob),
+            None => way.inner.content.open_blob(&blob),
         }
     };
     let tell = |done| progress(Progress::bytes(&*id, "Pushing", done, size));
-    let how = repository
+    let how = way
+        .repository
         .push_blob(&blob, size, &outgoing.mounts, open, tell)
         .await?;
     progress(match how {
@@ -238,13 +298,18 @@ async fn push_layer(
 }
 
 /// A layer as it is sent: as it lies in the store, or packed. Packing is left out where the registry has what it would give.
-async fn outgoing(
-    inner: &Arc<Inner>,
-    repository: &Repository,
-    reference: &Reference,
-    entry: &Entry,
-    layer: BlobRef,
-) -> Result<Outgoing> {
+async fn outgoing(way: &Way<'_>, layer: BlobRef) -> Result<Outgoing> {
+    let Way {
+        inner,
+        repository,
+        reference,
+        entry,
+        how,
+    } = *way;
+    let media_type = match how {
+        Compression::Gzip => OCI_LAYER_GZIP,
+        Compression::Zstd => OCI_LAYER_ZSTD,
+    };
     let known_at = |blob: &BlobRef| mounts(&inner.state(), reference, blob.blob);
     if !is_plain(&layer) {
         let mounts = known_at(&layer);
@@ -254,7 +319,8 @@ async fn outgoing(
             mounts,
         });
     }
-    let remembered = entry.record.packed.iter().find(|p| p.diff_id == layer.diff_id);
+    let fits = |p: &&BlobRef| p.diff_id == layer.diff_id && p.media_type == media_type;
+    let remembered = entry.record.packed.iter().find(fits);
     if let Some(blob) = remembered
         && repository.has_blob(&blob.blob).await?
     {
@@ -264,12 +330,12 @@ async fn outgoing(
             mounts: Vec::new(),
         });
     }
-    let packed = pack(inner.content.open_blob(&layer.blob)?, inner.content.draft()?).await?;
+    let packed = pack(inner.content.open_blob(&layer.blob)?, inner.content.draft()?, how).await?;
     let blob = BlobRef {
         diff_id: layer.diff_id,
         blob: packed.digest,
         size: packed.size,
-        media_type: OCI_LAYER_GZIP.to_owned(),
+        media_type: media_type.to_owned(),
     };
     let mounts = known_at(&blob);
     Ok(Outgoing {
@@ -311,6 +377,12 @@ async fn note(
         let Some(record) = inner.state().images.get(&id).map(|e| e.record.clone()) else {
             return Ok(());
         };
+        // What another packing gave is still true.
+        let others = record
+            .packed
+            .iter()
+            .filter(|old| packed.iter().all(|p| p.media_type != old.media_type));
+        let packed: Vec<BlobRef> = others.cloned().chain(packed.iter().cloned()).collect();
         if record.packed != packed {
             let config = inner.content.read(&id, CONFIG_MAX)?;
             inner.store_image(ImageRecord { packed, ..record }, &config)?;

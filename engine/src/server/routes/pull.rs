@@ -73,6 +73,7 @@ pub async fn push(call: Call) -> Result<Reply, ApiError> {
     let reference = push_reference(call.var("name"), call.query.get("tag"))?;
     let options = PushOptions {
         auth: registry_auth(&call)?,
+        ..PushOptions::default()
     };
     let engine = call.app.engine().await?;
     follow(move |lines| async move {

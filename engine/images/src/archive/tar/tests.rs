@@ -1,6 +1,7 @@
 //! The walker against tars of the test's own.
 
 use super::*;
+use crate::Kind;
 
 #[test]
 fn pax_records_and_times() {
@@ -106,4 +107,104 @@ fn a_name_longer_than_the_kernel_takes_is_refused() {
             "{key}"
         );
     }
+}
+
+#[test]
+fn sparse_files_in_all_forms() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = std::fs::File::create(dir.path().join("holes")).unwrap();
+    for (at, text) in [(0u64, "begin"), (1 << 20, "middle"), (5 << 20, "late")] {
+        std::os::unix::fs::FileExt::write_all_at(&file, text.as_bytes(), at).unwrap();
+    }
+    file.set_len(8 << 20).unwrap();
+    let content = std::fs::read(dir.path().join("holes")).unwrap();
+    for form in [
+        &["--format=gnu"][..],
+        &["--format=posix", "--sparse-version=0.0"],
+        &["--format=posix", "--sparse-version=0.1"],
+        &["--format=posix", "--sparse-version=1.0"],
+    ] {
+        let tar = std::process::Command::new("tar")
+            .args(["--create", "--sparse", "--file=-", "-C"])
+            .arg(dir.path())
+            .args(form)
+            .arg("holes")
+            .output()
+            .unwrap();
+        assert!(
+            tar.status.success() && tar.stdout.len() < 1 << 20,
+            "{form:?}: it has holes"
+        );
+        let mut reader = TarReader::new(tar.stdout.as_slice());
+        let entry = reader.next_entry().unwrap().unwrap();
+        assert_eq!(
+            (entry.path.as_slice(), entry.kind, entry.size),
+            (b"holes".as_slice(), EntryType::Regular, 8 << 20)
+        );
+        let mut got = vec![0; 8 << 20];
+        for (offset, length) in entry.sparse.unwrap() {
+            for byte in got
+                .iter_mut()
+                .skip(usize::try_from(offset).unwrap())
+                .take(usize::try_from(length).unwrap())
+            {
+                *byte = reader.fill().unwrap()[0];
+                reader.consume(1);
+            }
+        }
+        assert!(got == content, "{form:?}");
+        assert!(reader.next_entry().unwrap().is_none(), "{form:?}");
+    }
+}
+
+#[test]
+fn bad_sparse_maps_are_refused() {
+    let walk = |records: &[(&str, &str)], data: &[u8]| {
+        let mut tar = tar::Builder::new(Vec::new());
+        let records = records.iter().map(|(k, v)| (*k, v.as_bytes()));
+        tar.append_pax_extensions(records).unwrap();
+        let mut header = Header::new_ustar();
+        header.set_size(data.len() as u64);
+        tar.append_data(&mut header, "a", data).unwrap();
+        let bytes = tar.into_inner().unwrap();
+        let entry = TarReader::new(bytes.as_slice()).next_entry();
+        entry.map(|e| e.unwrap().sparse)
+    };
+    let ok = walk(
+        &[("GNU.sparse.map", "0,2,10,1"), ("GNU.sparse.size", "20")],
+        b"abc",
+    );
+    assert_eq!(ok.unwrap(), Some(vec![(0, 2), (10, 1)]));
+    let leading = |text: &str| [text.as_bytes(), &vec![0; 512 - text.len()], b"abc"].concat();
+    let one = [
+        ("GNU.sparse.major", "1"),
+        ("GNU.sparse.minor", "0"),
+        ("GNU.sparse.realsize", "20"),
+    ];
+    assert_eq!(walk(&one, &leading("1\n4\n3\n")).unwrap(), Some(vec![(4, 3)]));
+    for (map, size) in [
+        ("0,2,1,1", "20"),
+        ("0,3", "2"),
+        ("0,2", "20"),
+        ("0", "20"),
+        ("x,3", "20"),
+        ("18446744073709551615,3", "20"),
+    ] {
+        assert!(
+            walk(&[("GNU.sparse.map", map), ("GNU.sparse.size", size)], b"abc").is_err(),
+            "{map}"
+        );
+    }
+    for text in [
+        "",
+        "1\n4\n",
+        "9999999\n",
+        "x\n",
+        "1\n4\n9\n",
+        "111111111111111111111111111\n",
+    ] {
+        assert!(walk(&one, &leading(text)).is_err(), "{text}");
+    }
+    assert!(walk(&[("GNU.sparse.major", "2"), ("GNU.sparse.minor", "0")], b"abc").is_err());
+    assert!(walk(&[("GNU.sparse.size", "3")], b"abc").is_err());
 }
