@@ -19,6 +19,16 @@ pub enum Ending {
 
 const SIGTERM: i64 = 15;
 
+/// Names under which an engine might run a program of an image. The probe that is run so leaves a mark.
+const TRAPS: [&str; 8] = ["xz", "unxz", "gzip", "pigz", "unpigz", "tar", "zstd", "libnss_files.so.2"];
+
+pub fn spring() {
+    let name = std::env::args().next().unwrap_or_default();
+    if TRAPS.contains(&name.rsplit('/').next().unwrap_or_default()) {
+        let _ = fs::write("/sprung", &name);
+    }
+}
+
 pub fn act(words: &[String]) -> Ending {
     let text = |n: usize| words.get(n).map_or("", String::as_str);
     let number = |n: usize| text(n).parse::<u64>().unwrap_or(0);

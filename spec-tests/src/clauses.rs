@@ -1,6 +1,6 @@
-//! The tables of what the runtime specification demands on Linux, and of what an engine is asked, and which case asks for it.
+//! The tables of what the runtime specification demands on Linux, of what an engine is asked, and of attacks, and which case asks for it.
 //!
-//! The tables are `data/runtime-spec-1.3.txt` and `data/engine.txt`: a line in brackets names a document and heading; a line below it is a
+//! The tables are `data/runtime-spec-1.3.txt`, `data/engine.txt` and `data/attacks.txt`: a line in brackets names a document and heading; a line below it is a
 //! number (or the name of a table's row), a level, perhaps `since` a version, and our own short wording. After ` !! `
 //! stands why no case can observe it. An id is `document#heading/number`.
 
@@ -17,15 +17,18 @@ pub enum Table {
     Runtime,
     /// Rows of what users do with an engine, and the operations of its API.
     Engine,
+    /// Published advisories.
+    Attacks,
 }
 
 impl Table {
-    const ALL: [Self; 2] = [Self::Runtime, Self::Engine];
+    const ALL: [Self; 3] = [Self::Runtime, Self::Engine, Self::Attacks];
 
     fn text(self) -> &'static str {
         match self {
             Self::Runtime => include_str!("../data/runtime-spec-1.3.txt"),
             Self::Engine => include_str!("../data/engine.txt"),
+            Self::Attacks => include_str!("../data/attacks.txt"),
         }
     }
 
@@ -35,6 +38,11 @@ impl Table {
                 "# Coverage of the runtime specification\n\n<!-- Generated: kelson-spec-tests report --coverage. -->\n\n\
                  What runtime-spec 1.3 demands of a runtime on Linux, clause by clause, in our own words, and the case that\n\
                  asks for it or the reason why none can. An id is the document, the heading, and a number or a table's row.\n"
+            }
+            Self::Attacks => {
+                "# Coverage of advisories\n\n<!-- Generated: kelson-spec-tests report --coverage attacks. -->\n\n\
+                 Breakouts and faults of container programs that were published, what each taught, and the case that tries it again or the\n\
+                 reason why none does: of runtimes, of images, and of what this program does not judge.\n"
             }
             Self::Engine => {
                 "# Coverage of an engine\n\n<!-- Generated: kelson-spec-tests report --coverage engine. -->\n\n\

@@ -73,6 +73,9 @@ pub struct RunArguments {
     /// Seconds for one case
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     timeout: u64,
+    /// Attempts of each case that races for something
+    #[arg(long, value_name = "N", default_value_t = 25)]
+    races: usize,
     /// A file with the names of cases that are known to fail, one in a line; anything after the name is a remark
     #[arg(long, value_name = "FILE")]
     known: Option<PathBuf>,
@@ -154,6 +157,7 @@ pub fn run(arguments: &RunArguments) -> Result<bool> {
             .unwrap_or_else(|| std::thread::available_parallelism().map_or(2, |n| n.get() + 1)),
         timeout: Duration::from_secs(arguments.timeout),
         keep: arguments.keep,
+        races: arguments.races,
     };
     let talk = arguments.format == Format::Pretty || arguments.output.is_some();
     let run = runner::run(&cases, &chosen, &plan, |record| {

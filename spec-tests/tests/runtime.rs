@@ -60,6 +60,7 @@ fn the_coverage_documents_are_up_to_date() {
     for (table, name) in [
         ("runtime", "docs/coverage.md"),
         ("engine", "docs/coverage-engine.md"),
+        ("attacks", "docs/coverage-attacks.md"),
     ] {
         let output = Command::new(env!("CARGO_BIN_EXE_kelson-spec-tests"))
             .args(["report", "--coverage", table])

@@ -6,13 +6,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use serde_json::{Value, json};
 
 use super::report::{self, Document, Memory, Report};
@@ -292,8 +289,7 @@ fn memory(subject: &Subject, name: &str, report: &mut Report) -> Result<()> {
     let api = Api(subject);
     thread::sleep(SETTLE);
     let before = parents()?;
-    if let Address::Unix(path) = &subject.address {
-        let daemon = peer(path)?;
+    if let Ok(daemon) = subject.address.peer() {
         let own: BTreeSet<i32> = family(&before, daemon);
         report.memory.push(row(name, "idle, after the bench", &own));
     }
@@ -324,12 +320,6 @@ fn memory(subject: &Subject, name: &str, report: &mut Report) -> Result<()> {
         api.remove(id, "force=1&v=1")?;
     }
     Ok(())
-}
-
-/// The process that accepted this connection.
-fn peer(socket: &Path) -> Result<i32> {
-    let stream = UnixStream::connect(socket)?;
-    Ok(getsockopt(&stream, PeerCredentials).context("who listens")?.pid())
 }
 
 /// A process and all below it.

@@ -10,6 +10,7 @@ use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Error, Result, bail, ensure};
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use serde::{Deserialize, Serialize};
 
 /// Of an engine's API.
@@ -61,6 +62,20 @@ impl Address {
             Self::Unix(_) => "127.0.0.1",
             Self::Tcp(host) => host.rsplit_once(':').map_or("127.0.0.1", |(host, _)| host),
         }
+    }
+
+    /// The process that listens.
+    ///
+    /// # Errors
+    /// When it is not of this machine.
+    pub fn peer(&self) -> Result<i32> {
+        let Self::Unix(path) = self else {
+            bail!("{self} is no socket of this machine");
+        };
+        let stream = UnixStream::connect(path)?;
+        let credentials = getsockopt(&stream, PeerCredentials).context("who listens")?;
+        ensure!(credentials.pid() > 0, "it is not seen from here");
+        Ok(credentials.pid())
     }
 
     /// A connection whose reads and writes fail once `limit` is over.

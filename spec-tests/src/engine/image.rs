@@ -19,6 +19,8 @@ pub struct Recipe {
     pub config: Value,
     /// Files of each layer, with their content.
     pub layers: Vec<Vec<Entry>>,
+    /// Further layers, as they are: archives that no program would write.
+    pub raw_layers: Vec<Vec<u8>>,
 }
 
 impl Recipe {
@@ -37,6 +39,7 @@ impl Recipe {
                 ("tmp/".into(), Vec::new()),
                 ("home/".into(), Vec::new()),
             ]],
+            raw_layers: Vec::new(),
         }
     }
 
@@ -68,6 +71,9 @@ impl Recipe {
         for files in &self.layers {
             let bytes = archive_of(files)?;
             layers.push((hex(&Sha256::digest(&bytes)), bytes));
+        }
+        for bytes in &self.raw_layers {
+            layers.push((hex(&Sha256::digest(bytes)), bytes.clone()));
         }
         let diff_ids: Vec<String> = layers
             .iter()

@@ -43,6 +43,8 @@ pub struct Lab {
     pub directory: PathBuf,
     /// The probe, as a program on the host: a hook, or an agent.
     pub probe: PathBuf,
+    /// How often a case tries that races for something.
+    pub races: usize,
     prefix: String,
     next: Cell<u32>,
 }
@@ -59,9 +61,17 @@ impl Lab {
             host,
             directory,
             probe: probe.to_owned(),
+            races: 1,
             prefix: prefix.to_owned(),
             next: Cell::new(0),
         })
+    }
+
+    /// With so many attempts of cases that race.
+    #[must_use]
+    pub fn with_races(mut self, races: usize) -> Self {
+        self.races = races;
+        self
     }
 
     /// A name that no other container of this run has.

@@ -57,6 +57,8 @@ pub struct Plan {
     pub timeout: Duration,
     /// Keep the files of cases that fail.
     pub keep: bool,
+    /// Attempts of cases that race.
+    pub races: usize,
 }
 
 /// What came out, and about what.
@@ -98,6 +100,7 @@ pub fn run(all: &[Case], chosen: &[usize], plan: &Plan, progress: impl Fn(&Recor
         hide_unified: false,
         claims: None,
         keep: plan.keep,
+        races: plan.races,
         engine: None,
     };
     let mut notes = Vec::new();

@@ -39,6 +39,8 @@ pub struct Setup {
     pub claims: Option<SpecVersion>,
     /// Keep the files of cases that fail.
     pub keep: bool,
+    /// See [`Lab::races`].
+    pub races: usize,
     /// The engine under test, in place of a runtime.
     pub engine: Option<crate::engine::Subject>,
 }
@@ -154,7 +156,8 @@ impl Workbench {
                 directory.to_owned(),
                 &self.probe,
                 &prefix,
-            )?;
+            )?
+            .with_races(self.setup.races);
             match &case.body {
                 Body::Runtime(body) => Verdict::of(body(&lab)),
                 Body::Engine(_) => Verdict::Skipped("a question to an engine".into()),

@@ -96,9 +96,16 @@ pub(super) fn cases() -> Vec<Case> {
             cgroups_are_read_only,
         ),
         case(
+            "attacks/cgroups/of-an-owner",
+            "with a user namespace and the host's cgroup namespace a read-only mount of cgroups protects what its user owns",
+            &["CVE-2023-25809"],
+            cgroups_of_an_owner,
+        )
+        .needs(&[Need::UserNamespace]),
+        case(
             "attacks/keys/others-keyring",
             "two containers share no session keyring",
-            &["CVE-2014-9529 and its kind"],
+            &["CVE-2014-9529"],
             |lab| {
                 let (first, second) = (lab.observe(&mut lab.bundle()?)?, lab.observe(&mut lab.bundle()?)?);
                 ensure!(
@@ -179,7 +186,7 @@ fn reaches_host(lab: &Lab) -> Result<(String, String)> {
 
 fn working_directory(lab: &Lab) -> Result<()> {
     let (act, content) = reaches_host(lab)?;
-    for number in 3..16 {
+    for number in 3..=64 {
         let mut bundle = lab.bundle()?;
         bundle.config["process"]["cwd"] = json!(format!("/proc/self/fd/{number}"));
         bundle.acts(&[&act]);
@@ -199,7 +206,7 @@ fn working_directory_of_exec(lab: &Lab) -> Result<()> {
     let (act, content) = reaches_host(lab)?;
     let mut bundle = lab.bundle()?;
     let container = lab.running(&mut bundle, &[])?;
-    for number in 3..16 {
+    for number in 3..=64 {
         let ran = container.exec(&["--cwd", &format!("/proc/self/fd/{number}")], &[&act])?;
         ensure!(
             !ran.stdout.contains(&content),
@@ -325,4 +332,41 @@ fn cgroups_are_read_only(lab: &Lab) -> Result<()> {
         answers.0
     );
     Ok(())
+}
+
+/// A rootless caller owns the cgroups that were handed to it, so that only the mount protects them.
+fn cgroups_of_an_owner(lab: &Lab) -> Result<()> {
+    const OWNER: u32 = 740_000;
+    let mut bundle = lab.bundle()?;
+    bundle.user_namespace(OWNER)?;
+    bundle.without_namespace("cgroup");
+    let name = format!("{}-owned", lab.new_id());
+    let mut made = Vec::new();
+    let mut acts = Vec::new();
+    for hierarchy in &lab.host.hierarchies {
+        let directory = hierarchy.mount_point.join(&name);
+        fs::create_dir(&directory)?;
+        std::os::unix::fs::chown(&directory, Some(OWNER), Some(OWNER))?;
+        acts.push(format!("mkdir {}", directory.join("ours").display()));
+        made.push(directory);
+    }
+    // Where the container's view begins elsewhere, its own cgroup is what can be tried.
+    let acts: Vec<&str> = acts.iter().map(String::as_str).collect();
+    bundle.acts(&acts);
+    let answers = lab.answers(&bundle);
+    let written: Vec<_> = made
+        .iter()
+        .filter(|directory| directory.join("ours").exists())
+        .collect();
+    let seen = format!("{written:?}");
+    for directory in made.iter().rev() {
+        fs::remove_dir(directory.join("ours")).ok();
+        fs::remove_dir(directory)?;
+    }
+    ensure!(
+        seen == "[]",
+        "the container has made cgroups of its user's: {seen}"
+    );
+    // Nor may it have been for want of trying.
+    answers.map(drop)
 }

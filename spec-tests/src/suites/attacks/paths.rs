@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
@@ -66,6 +66,24 @@ pub(super) fn cases() -> Vec<Case> {
             "a destination that is exchanged for a link while containers start leads nothing to the host",
             &["CVE-2021-30465", "CVE-2024-45310"],
             destination_changes,
+        ),
+        case(
+            "attacks/paths/null-changes",
+            "a /dev/null that is exchanged for a link while paths are masked opens nothing",
+            &["CVE-2025-31133"],
+            null_changes,
+        ),
+        case(
+            "attacks/paths/console-changes",
+            "a /dev/console that is exchanged for a link while a terminal is bound leads nothing to the host",
+            &["CVE-2025-52565"],
+            console_changes,
+        ),
+        case(
+            "attacks/paths/proc-changes",
+            "a /proc that is exchanged for a link while a container starts gets nothing that was meant for procfs",
+            &["CVE-2025-52881", "CVE-2019-19921"],
+            proc_changes,
         ),
         case(
             "attacks/paths/working-directory-is-a-link",
@@ -244,13 +262,107 @@ fn destination_changes(lab: &Lab) -> Result<()> {
         volume.join("link").display()
     );
     let _swapping = lab.helper(&[&swap])?;
-    for _ in 0..25 {
+    for _ in 0..lab.races {
         let mut bundle = lab.bundle()?;
         bundle.mount(json!({"destination": "/data", "source": volume, "options": ["rbind", "rw"]}));
         bundle.mount(json!({"destination": "/data/place/deep", "type": "tmpfs", "source": "t"}));
         bundle.acts(&["cwd"]);
         attempt(lab, &bundle)?;
         canary.lives()?;
+    }
+    Ok(())
+}
+
+/// Exchanges two names of the host again and again until it is dropped.
+fn swapping(lab: &Lab, a: &Path, b: &Path) -> Result<process::Helper> {
+    lab.helper(&[&format!("swap {} {} 60000", a.display(), b.display())])
+}
+
+fn null_changes(lab: &Lab) -> Result<()> {
+    let mut bundle = lab.bundle()?;
+    for point in ["/dev", "/dev/pts", "/dev/shm", "/dev/mqueue"] {
+        bundle.without_mount(point);
+    }
+    fs::write(bundle.inside("/trap"), "shown through the mask")?;
+    fs::write(bundle.inside("/etc/secret"), "secret")?;
+    lab.on_host(&[&format!("mknod {} c 1 3", bundle.inside("/dev/null").display())])?
+        .all_done()?;
+    symlink("/trap", bundle.inside("/dev/link"))?;
+    bundle.config["linux"]["maskedPaths"] = json!(["/etc/secret"]);
+    bundle.acts(&["read /etc/secret", "write /etc/secret x"]);
+    let _swapping = swapping(lab, &bundle.inside("/dev/null"), &bundle.inside("/dev/link"))?;
+    for _ in 0..lab.races {
+        if let Some(answers) = attempt(lab, &bundle)?
+            && let Ok(text) = answers.value(0)
+        {
+            ensure!(text == "", "the masked file shows {text}");
+        }
+        let trap = fs::read_to_string(bundle.inside("/trap"))?;
+        // Its own output may have gone there: some runtimes open the container's /dev/null as a standard stream.
+        ensure!(
+            !trap.starts_with('x'),
+            "a write to the masked file went to the trap: {trap:?}"
+        );
+    }
+    Ok(())
+}
+
+fn console_changes(lab: &Lab) -> Result<()> {
+    let canary = Canary::make(lab)?;
+    let mut bundle = lab.bundle()?;
+    for point in ["/dev", "/dev/shm", "/dev/mqueue"] {
+        bundle.without_mount(point);
+    }
+    fs::write(bundle.inside("/dev/console"), "")?;
+    symlink(canary.0.join("file"), bundle.inside("/dev/link"))?;
+    bundle.config["process"]["terminal"] = json!(true);
+    bundle.acts(&["cwd"]);
+    bundle.write()?;
+    let _swapping = swapping(lab, &bundle.inside("/dev/console"), &bundle.inside("/dev/link"))?;
+    let directory = bundle.directory.to_string_lossy().into_owned();
+    for n in 0..lab.races {
+        let terminal = Terminal::open(lab, &format!("console{n}"))?;
+        let id = lab.new_id();
+        let created = lab.call(&[
+            "create",
+            "--bundle",
+            &directory,
+            "--console-socket",
+            &terminal.socket(),
+            &id,
+        ])?;
+        ensure!(
+            created.status.code().is_some(),
+            "create: {}",
+            process::status_text(created.status)
+        );
+        canary.lives()?;
+        lab.call(&["delete", "--force", &id])?;
+    }
+    canary.lives()
+}
+
+fn proc_changes(lab: &Lab) -> Result<()> {
+    const FAKES: [&str; 3] = ["sys/net/core/somaxconn", "self/oom_score_adj", "self/attr/exec"];
+    let mut bundle = lab.bundle()?;
+    let fake = bundle.inside("/data");
+    for name in FAKES {
+        let file = fake.join(name);
+        fs::create_dir_all(file.parent().context("a file without a directory")?)?;
+        fs::write(file, "fake")?;
+    }
+    symlink("/data", bundle.inside("/link"))?;
+    bundle.config["linux"]["sysctl"] = json!({"net.core.somaxconn": "1234"});
+    bundle.config["process"]["oomScoreAdj"] = json!(123);
+    bundle.acts(&["read /proc/self/oom_score_adj"]);
+    let _swapping = swapping(lab, &bundle.inside("/proc"), &bundle.inside("/link"))?;
+    for _ in 0..lab.races {
+        // A refusal is as good.
+        attempt(lab, &bundle)?;
+        for name in FAKES {
+            let text = fs::read_to_string(fake.join(name))?;
+            ensure!(text == "fake", "{name} of the image was written: {text:?}");
+        }
     }
     Ok(())
 }
