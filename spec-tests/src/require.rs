@@ -126,7 +126,11 @@ impl Host {
                 self.bounding >> number & 1 == 1,
                 &format!("{name} is not in the bounding set of this machine's root"),
             ),
-            Need::Systemd => unless(Path::new("/run/systemd/system").exists(), "systemd is not pid 1"),
+            // An enclosure has a /run of its own.
+            Need::Systemd => unless(
+                Path::new("/proc/1/root/run/systemd/system").exists(),
+                "systemd is not pid 1",
+            ),
             Need::Processors(count) => {
                 let here = std::thread::available_parallelism().map_or(1, usize::from);
                 unless(here >= *count, &format!("fewer than {count} processors"))

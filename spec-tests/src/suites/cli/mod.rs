@@ -5,6 +5,7 @@
 mod commands;
 mod exec;
 mod invocation;
+mod systemd;
 
 use crate::case::Case;
 use crate::lab::{Lab, Ran};
@@ -15,6 +16,7 @@ pub fn cases() -> Vec<Case> {
     let mut all = invocation::cases();
     all.extend(exec::cases());
     all.extend(commands::cases());
+    all.extend(systemd::cases());
     all
 }
 
