@@ -108,6 +108,9 @@ fn mount_one(mount_: &Mount, target: &Path) -> Result<()> {
         return bind(mount_, &plan, target);
     }
     let doing = || format!("mount {} on {}", mount_.type_, target.display());
+    if let Some(("fuse" | "fuse3", program)) = mount_.type_.split_once('.') {
+        return by_program(program, mount_, target);
+    }
     if plan.fits_fsconfig() {
         match configure(mount_, &plan) {
             Ok(fd) => {
@@ -135,6 +138,21 @@ fn mount_one(mount_: &Mount, target: &Path) -> Result<()> {
         data.as_c_str(),
     )
     .doing(doing)
+}
+
+/// A file system in user space: its program serves the mount, and ends with it.
+fn by_program(program: &str, mount_: &Mount, target: &Path) -> Result<()> {
+    let doing = || format!("mount {} on {}", mount_.type_, target.display());
+    let mut command = std::process::Command::new(program);
+    if !mount_.options.is_empty() {
+        command.arg("-o").arg(mount_.options.join(","));
+    }
+    let output = command.arg(target).output().doing(doing)?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(Error::new(Kind::Internal, format!("{}: {said}", doing())))
 }
 
 fn configure(mount_: &Mount, plan: &Plan) -> rustix::io::Result<OwnedFd> {

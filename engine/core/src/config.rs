@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use kelson_images::StorageDriver;
+
 /// An OCI runtime the engine may use.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RuntimeEntry {
@@ -107,6 +109,8 @@ pub struct EngineConfig {
     pub insecure_registries: Vec<String>,
     /// Mirrors of Docker Hub.
     pub registry_mirrors: Vec<String>,
+    /// What makes containers' roots.
+    pub storage_driver: StorageDriver,
     /// Layers fetched at once by one pull.
     pub max_concurrent_downloads: usize,
     /// Layers sent at once by one push.
@@ -140,6 +144,7 @@ impl Default for EngineConfig {
             no_new_privileges: false,
             insecure_registries: Vec::new(),
             registry_mirrors: Vec::new(),
+            storage_driver: StorageDriver::default(),
             max_concurrent_downloads: 3,
             max_concurrent_uploads: 5,
         }

@@ -43,7 +43,7 @@ pub(crate) fn collect(inner: &Inner) -> SystemInfo {
         containers_paused: paused,
         containers_stopped: stopped,
         images: i64::try_from(inner.images.list().len()).unwrap_or(i64::MAX),
-        driver: "overlay2".into(),
+        driver: inner.config.storage_driver.name().into(),
         driver_status: [
             ["Backing Filesystem", &filesystem(&config.data_root)],
             ["Supports d_type", "true"],

@@ -155,13 +155,8 @@ impl Inner {
 
     /// Bytes of a container's writable layer.
     pub async fn snapshot_size(&self, id: &str) -> Result<u64> {
-        let mount = self.images.root_mount(id)?;
-        let upper = mount
-            .options
-            .iter()
-            .find_map(|o| o.strip_prefix("upperdir=").map(str::to_owned));
-        let Some(upper) = upper else { return Ok(0) };
-        blocking("measure a container", move || Ok(copy::size(Path::new(&upper)))).await
+        let own = self.images.own_directory(id)?;
+        blocking("measure a container", move || Ok(copy::size(&own))).await
     }
 
     pub fn keep_snapshot(&self, dir: &Path) {
@@ -268,6 +263,7 @@ pub(crate) fn open_blocking(config: EngineConfig) -> Result<Inner> {
             registry_mirrors: config.registry_mirrors.clone(),
             max_concurrent_downloads: config.max_concurrent_downloads,
             max_concurrent_uploads: config.max_concurrent_uploads,
+            storage_driver: config.storage_driver,
             ..ImagesConfig::default()
         },
     )?;

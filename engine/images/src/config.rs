@@ -10,6 +10,7 @@ use http::{HeaderValue, Uri};
 use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use kelson_formats::credentials::Credential;
 
+use crate::snapshots::StorageDriver;
 use crate::{Error, Result};
 
 /// Where certificates of registries lie: ours, and docker's.
@@ -28,6 +29,8 @@ pub struct ImagesConfig {
     pub max_concurrent_uploads: usize,
     /// Sent to registries.
     pub user_agent: String,
+    /// What makes new containers' roots; those that are there stay with what made them.
+    pub storage_driver: StorageDriver,
     /// Directories with one folder for each registry: its certificates (docker's `certs.d`), and `hosts.toml`. The first that has
     /// one counts.
     pub certs_dirs: Vec<PathBuf>,
@@ -45,6 +48,7 @@ impl Default for ImagesConfig {
             max_concurrent_downloads: 3,
             max_concurrent_uploads: 5,
             user_agent: concat!("kelson/", env!("CARGO_PKG_VERSION")).to_owned(),
+            storage_driver: StorageDriver::default(),
             certs_dirs: CERTS_DIRS.iter().map(PathBuf::from).collect(),
             proxies: Proxies::from_env(),
             patience: Duration::from_secs(60),

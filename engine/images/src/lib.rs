@@ -26,5 +26,7 @@ pub use image::{HistoryEntry, Image, Layer};
 pub use progress::Progress;
 pub use registry::referrers::Referrer;
 pub use remove::{InUse, Removed};
-pub use snapshots::{Access, Change, ChangeKind, ExtractOptions, PathStat, RootFs, RootMount};
+pub use snapshots::{
+    Access, Change, ChangeKind, ExtractOptions, PathStat, RootFs, RootMount, RootOptions, StorageDriver,
+};
 pub use store::{EmbeddedImage, Finding, Images, ImportOptions, Loaded, Pruned, Pulled, Pushed, Usage};

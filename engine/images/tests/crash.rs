@@ -54,7 +54,10 @@ async fn victim() {
         let image = images.resolve(&format!("crash:{n}")).unwrap();
         let container = format!("c{n}");
         images.remove_snapshot(&container).await.unwrap();
-        images.prepare(&container, &image).await.unwrap();
+        images
+            .prepare(&container, &image, Default::default())
+            .await
+            .unwrap();
         let old = (round + 1) % IMAGES;
         images.remove_snapshot(&format!("c{old}")).await.unwrap();
         if images.resolve(&format!("crash:{old}")).is_ok() {

@@ -190,7 +190,9 @@ async fn a_pull_that_was_given_up_is_gone_on_with() {
         tokio::task::block_in_place(|| runtime.block_on(pull(&store.images, &server.address)).ok())
     });
     assert_eq!(pulled.image.layers().len(), 2);
-    let asked = asked(&server, before);
+    // The small layer may have been given up, too.
+    let mut asked = asked(&server, before);
+    asked.retain(|(layer, _)| *layer == 1);
     assert!(
         matches!(asked[..], [(1, start)] if AFTER - start <= CHUNK),
         "{asked:?}"

@@ -99,7 +99,11 @@ async fn restart_keeps_all_and_cleans_what_is_half_made() {
     let store = Store::new();
     let id = load(&store, &["demo:1"], &two_layers(), "").await;
     let image = store.images.resolve("demo:1").unwrap();
-    let mount = store.images.prepare("c1", &image).await.unwrap();
+    let mount = store
+        .images
+        .prepare("c1", &image, Default::default())
+        .await
+        .unwrap();
     let before = store.files();
     let root = store.dir.path().to_owned();
     for half_made in [
@@ -132,7 +136,11 @@ async fn the_index_is_made_again_from_the_disk() {
     let id = load(&store, &["demo:1", "demo:2"], &two_layers(), "").await;
     let nameless = load(&store, &[], &two_layers(), "nameless").await;
     let image = store.images.resolve("demo:1").unwrap();
-    store.images.prepare("c1", &image).await.unwrap();
+    store
+        .images
+        .prepare("c1", &image, Default::default())
+        .await
+        .unwrap();
     let before = store.files();
     std::fs::remove_dir_all(store.dir.path().join("images/ids")).unwrap();
     let store = store.reopen();
@@ -348,7 +356,11 @@ async fn layers_are_shared_and_stay_while_needed() {
         3,
         "name, image, and only the upper layer: {removed:?}"
     );
-    store.images.prepare("c1", &base).await.unwrap();
+    store
+        .images
+        .prepare("c1", &base, Default::default())
+        .await
+        .unwrap();
     let in_use = |_: &ImageId| {
         Some(InUse {
             container: "c1".repeat(32),
@@ -374,10 +386,19 @@ async fn a_container_writes_to_its_own_layer_only() {
     let store = Store::new();
     load(&store, &["demo:1"], &two_layers(), "").await;
     let image = store.images.resolve("demo:1").unwrap();
-    let mount = store.images.prepare("c1", &image).await.unwrap();
+    let mount = store
+        .images
+        .prepare("c1", &image, Default::default())
+        .await
+        .unwrap();
     assert_eq!(mount.fs_type, "overlay");
     assert_eq!(
-        store.images.prepare("c1", &image).await.unwrap_err().kind(),
+        store
+            .images
+            .prepare("c1", &image, Default::default())
+            .await
+            .unwrap_err()
+            .kind(),
         Kind::Conflict
     );
     let view = store.images.view_container("c1", Access::ReadWrite).unwrap();
@@ -394,7 +415,11 @@ async fn a_container_writes_to_its_own_layer_only() {
         "links are resolved inside"
     );
     drop(view);
-    store.images.prepare("c2", &image).await.unwrap();
+    store
+        .images
+        .prepare("c2", &image, Default::default())
+        .await
+        .unwrap();
     let read = |c: &str| {
         store
             .images

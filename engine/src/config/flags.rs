@@ -124,7 +124,7 @@ pub struct Flags {
     /// Check the configuration and exit
     #[arg(long)]
     pub validate: bool,
-    /// Storage driver (overlay2)
+    /// Storage driver (overlay2, fuse-overlayfs, vfs, btrfs)
     #[arg(short = 's', long, value_name = "NAME")]
     pub storage_driver: Option<String>,
     /// Storage driver options

@@ -8,6 +8,8 @@ use crate::server::sockets::Address;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use kelson_images::StorageDriver;
+
 /// An address pool for networks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pool {
@@ -75,6 +77,8 @@ pub struct Settings {
     pub insecure_registries: Vec<String>,
     /// Mirrors of Docker Hub.
     pub registry_mirrors: Vec<String>,
+    /// What makes containers' roots.
+    pub storage_driver: StorageDriver,
     /// Layers pulled at a time.
     pub max_concurrent_downloads: Option<u32>,
     /// Layers pushed at a time.
@@ -205,10 +209,12 @@ fn refuse(f: &Flags) -> Result<(), ConfigError> {
     if f.fixed_cidr.is_some() {
         return refused("fixed-cidr");
     }
-    match f.storage_driver.as_deref() {
-        None | Some("" | "overlay" | "overlay2" | "overlayfs") => Ok(()),
-        Some(other) => refused(&format!("storage driver {other}")),
-    }
+    Ok(())
+}
+
+fn storage_driver(name: Option<&str>) -> Result<StorageDriver, ConfigError> {
+    let parsed = name.unwrap_or_default().parse::<StorageDriver>();
+    parsed.map_err(|e| ConfigError(e.to_string()))
 }
 
 fn without_effect(f: &Flags) -> Vec<String> {
@@ -319,6 +325,7 @@ fn build(f: Flags, only: FileOnly, warnings: Vec<String>) -> Result<Settings, Co
         shim: f.shim,
         insecure_registries: f.insecure_registry,
         registry_mirrors: f.registry_mirror,
+        storage_driver: storage_driver(f.storage_driver.as_deref())?,
         max_concurrent_downloads: f.max_concurrent_downloads,
         max_concurrent_uploads: f.max_concurrent_uploads,
         log_driver: f.log_driver.unwrap_or_else(|| "json-file".to_owned()),

@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 pub mod bpf;
+pub mod btrfs;
 pub mod bump;
 pub mod exe;
 pub mod fds;
@@ -14,6 +15,7 @@ pub mod malloc;
 pub mod mount;
 pub mod net;
 pub mod pidfd;
+pub mod quota;
 pub mod regex;
 pub mod sched;
 pub mod seccomp;

@@ -60,7 +60,7 @@ fn describe(inner: &Inner, container: &Container) -> ContainerInspect {
             .unwrap_or_default(),
         name: format!("/{}", record.name),
         restart_count: state.restart_count,
-        driver: "overlay2".into(),
+        driver: inner.config.storage_driver.name().into(),
         platform: "linux".into(),
         mount_label: String::new(),
         process_label: String::new(),
@@ -120,7 +120,7 @@ fn graph_driver(inner: &Inner, record: &Record) -> GraphDriver {
     });
     GraphDriver {
         data,
-        name: "overlay2".into(),
+        name: inner.config.storage_driver.name().into(),
     }
 }
 

@@ -1,12 +1,13 @@
 //! `docker diff`: what a container's upper directory has that its image has not.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
+use super::merge::{self, Merged};
 use crate::Result;
 use crate::error::Doing;
 
@@ -111,6 +112,73 @@ fn walk(dir: &OwnedFd, below: BorrowedFd<'_>, at: &Path, found: &mut Vec<Change>
         found.push(Change { path, kind });
     }
     Ok(())
+}
+
+/// Compares a whole tree with the layers it was made of. Sorted by path.
+///
+/// # Errors
+/// `Internal` when a directory cannot be read.
+pub(super) fn whole(below: &Merged, tree: BorrowedFd<'_>) -> Result<Vec<Change>> {
+    let mut found = Vec::new();
+    compare(below, tree, Path::new("/"), &mut found)?;
+    found.sort();
+    Ok(found)
+}
+
+fn compare(below: &Merged, tree: BorrowedFd<'_>, at: &Path, found: &mut Vec<Change>) -> Result<()> {
+    let doing = || format!("list {} of the container", at.display());
+    let mut old = below.members()?;
+    let push = |found: &mut Vec<Change>, path: PathBuf, kind| found.push(Change { path, kind });
+    for name in merge::names(tree).doing(doing)? {
+        let path = at.join(std::ffi::OsStr::from_bytes(name.to_bytes()));
+        let stat = match rustix::fs::statat(tree, &name, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => continue,
+            other => other.doing(doing)?,
+        };
+        let is_dir = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+        let before = old.remove(&name);
+        let inner = match is_dir {
+            true => Some(rustix::fs::openat(tree, &name, DIR, Mode::empty()).doing(doing)?),
+            false => None,
+        };
+        match (before, inner) {
+            (Some(member), Some(inner)) if member.is_dir() => {
+                let count = found.len();
+                compare(&below.enter(&name, &member)?, inner.as_fd(), &path, found)?;
+                if found.len() > count || !same_dir(&member.stat, &stat) {
+                    push(found, path, ChangeKind::Modified);
+                }
+            }
+            (Some(member), inner) => {
+                if let Some(inner) = inner {
+                    compare(&Merged::empty(), inner.as_fd(), &path, found)?;
+                }
+                if !same_file(&member.stat, &stat) {
+                    push(found, path, ChangeKind::Modified);
+                }
+            }
+            (None, inner) => {
+                let count = found.len();
+                if let Some(inner) = &inner {
+                    compare(&Merged::empty(), inner.as_fd(), &path, found)?;
+                }
+                let is_empty = found.len() == count && (is_dir || stat.st_size == 0);
+                if !(is_empty && MOUNT_POINTS.iter().any(|p| path == Path::new(p))) {
+                    push(found, path, ChangeKind::Added);
+                }
+            }
+        }
+    }
+    for name in old.into_keys() {
+        let path = at.join(std::ffi::OsStr::from_bytes(name.to_bytes()));
+        push(found, path, ChangeKind::Deleted);
+    }
+    Ok(())
+}
+
+fn same_file(a: &Stat, b: &Stat) -> bool {
+    let key = |s: &Stat| (s.st_size, s.st_rdev);
+    key(a) == key(b) && same_dir(a, b)
 }
 
 fn same_dir(a: &Stat, b: &Stat) -> bool {

@@ -6,7 +6,13 @@
 
 mod changes;
 mod copy;
+mod driver;
+mod flat;
+mod fuse;
+mod merge;
 mod overlay;
+#[cfg(test)]
+mod suite;
 mod view;
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -25,8 +31,10 @@ use crate::{Error, Result};
 
 pub use changes::{Change, ChangeKind};
 pub use copy::{ExtractOptions, PathStat};
+use driver::Limit;
+pub use driver::StorageDriver;
 pub use overlay::RootMount;
-pub(crate) use overlay::{mount_detached, root_mount};
+use overlay::mount_detached;
 pub(crate) use view::open_in_root;
 pub use view::{Access, RootFs};
 
@@ -84,6 +92,19 @@ pub(crate) struct Container {
     pub image: Digest,
     /// Its layers, bottom first.
     pub layers: Vec<Digest>,
+    /// What made its root.
+    #[serde(default)]
+    pub driver: StorageDriver,
+    /// Bytes it may write.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u64>,
+}
+
+/// How a container's root is to be made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RootOptions {
+    /// Bytes that may be written to it (`--storage-opt size`).
+    pub limit: Option<u64>,
 }
 
 /// The directory of all snapshots.
@@ -92,6 +113,8 @@ pub(crate) struct Snapshots {
     root: PathBuf,
     next: AtomicU64,
     boot_id: String,
+    /// Makes new roots.
+    driver: StorageDriver,
     /// Held by every draft.
     drafts: Arc<()>,
 }
@@ -108,7 +131,7 @@ impl Snapshots {
     ///
     /// # Errors
     /// `Unsupported` for a snapshot of a newer format: it is not ours to remove.
-    pub fn open(root: &Path) -> Result<(Self, Found)> {
+    pub fn open(root: &Path, driver: StorageDriver) -> Result<(Self, Found)> {
         files::make_dir(root, 0o700)?;
         let boot_id = files::boot_id()?;
         let mut found = Found::default();
@@ -152,6 +175,7 @@ impl Snapshots {
             root: root.to_owned(),
             next: AtomicU64::new(highest + 1),
             boot_id,
+            driver,
             drafts: Arc::default(),
         };
         make_tree(&snapshots.tree(EMPTY))?;
@@ -167,17 +191,13 @@ impl Snapshots {
         self.dir(number).join(TREE)
     }
 
-    fn work(&self, number: u64) -> PathBuf {
-        self.dir(number).join(WORK)
-    }
-
-    /// The lower directories of these layers (bottom first), top first as overlayfs has them.
-    pub fn lowers(&self, layers: &[u64]) -> Vec<PathBuf> {
-        let mut lowers: Vec<PathBuf> = layers.iter().rev().map(|n| self.tree(*n)).collect();
-        if lowers.is_empty() {
-            lowers.push(self.tree(EMPTY));
+    /// The directories of these layers (bottom first).
+    fn trees(&self, layers: &[u64]) -> Vec<PathBuf> {
+        let mut trees: Vec<PathBuf> = layers.iter().map(|n| self.tree(*n)).collect();
+        if trees.is_empty() {
+            trees.push(self.tree(EMPTY));
         }
-        lowers
+        trees
     }
 
     /// Whether snapshots are being made.
@@ -203,6 +223,7 @@ impl Snapshots {
         let draft = Draft {
             number,
             dir: self.dir(number),
+            driver: None,
             kept: false,
             _drafts: Arc::clone(&self.drafts),
         };
@@ -259,68 +280,110 @@ impl Snapshots {
         Ok(safe)
     }
 
-    /// Makes a container's directories on these layers (bottom first).
-    pub fn create_container(&self, container: &str, image: Digest, layers: &[Layer]) -> Result<Container> {
+    /// Makes a container's root on these layers (bottom first).
+    ///
+    /// # Errors
+    /// `Unsupported` for what the driver or the file system cannot do.
+    pub fn create_container(
+        &self,
+        container: &str,
+        image: Digest,
+        layers: &[Layer],
+        options: RootOptions,
+    ) -> Result<Container> {
         let mut draft = self.draft()?;
-        let (tree, work) = (self.tree(draft.number), self.work(draft.number));
-        files::make_dir(&work, 0o700)?;
+        let owner = Container {
+            number: draft.number,
+            container: container.to_owned(),
+            image,
+            layers: layers.iter().map(|l| l.diff_id).collect(),
+            driver: self.driver,
+            limit: options.limit,
+        };
+        let numbers: Vec<u64> = layers.iter().map(|l| l.number).collect();
+        let limit = owner.limit.map(|bytes| Limit {
+            bytes,
+            project: project(owner.number),
+        });
+        draft.driver = Some(self.driver);
+        self.driver
+            .driver()
+            .create(&draft.dir, &self.trees(&numbers), limit)?;
         // The merged root is the upper directory's inode: it takes owner and mode of the topmost layer that sets them.
         if let Some(layer) = layers.iter().rev().find(|l| l.has_root) {
+            let tree = self.tree(draft.number);
             let doing = || format!("set the root directory of {container}");
             let meta = std::fs::metadata(self.tree(layer.number)).doing(doing)?;
             let (uid, gid) = (Uid::from_raw(meta.uid()), Gid::from_raw(meta.gid()));
             rustix::fs::chown(&tree, Some(uid), Some(gid)).doing(doing)?;
             rustix::fs::chmod(&tree, Mode::from_raw_mode(meta.mode() & 0o7777)).doing(doing)?;
         }
-        let owner = Container {
-            number: draft.number,
-            container: container.to_owned(),
-            image,
-            layers: layers.iter().map(|l| l.diff_id).collect(),
-        };
         self.write_meta(draft.number, Owner::Container(owner.clone()), Durable::No)?;
         draft.kept = true;
         Ok(owner)
     }
 
     /// The mount of a container's root.
-    pub fn mount_of(&self, number: u64, layers: &[u64]) -> RootMount {
-        root_mount(&self.lowers(layers), &self.tree(number), &self.work(number))
+    pub fn mount_of(&self, container: &Container, layers: &[u64]) -> RootMount {
+        let driver = container.driver.driver();
+        driver.mount(&self.dir(container.number), &self.trees(layers))
     }
 
     /// A detached mount of a container's root.
-    pub fn view_container(&self, number: u64, layers: &[u64], access: Access) -> Result<OwnedFd> {
-        let mut lowers = self.lowers(layers);
-        match access {
-            Access::ReadWrite => mount_detached(&lowers, Some((&self.tree(number), &self.work(number)))),
-            Access::ReadOnly => {
-                lowers.insert(0, self.tree(number));
-                mount_detached(&lowers, None)
-            }
-        }
+    pub fn view_container(&self, container: &Container, layers: &[u64], access: Access) -> Result<OwnedFd> {
+        let driver = container.driver.driver();
+        driver.view(&self.dir(container.number), &self.trees(layers), access)
     }
 
-    /// What a container's directory has that these layers have not.
-    pub fn changes(&self, number: u64, layers: &[u64]) -> Result<Vec<Change>> {
-        let below = self.view_layers(layers)?;
-        changes::changes(&self.tree(number), below.as_fd())
+    /// What a container's root has that these layers have not.
+    pub fn changes(&self, container: &Container, layers: &[u64]) -> Result<Vec<Change>> {
+        let driver = container.driver.driver();
+        driver.changes(&self.dir(container.number), &self.trees(layers))
+    }
+
+    /// Where the bytes lie that only this container takes.
+    pub fn own(&self, container: &Container) -> PathBuf {
+        container.driver.driver().own(&self.dir(container.number))
+    }
+
+    /// Removes a container's root.
+    pub fn remove_container(&self, container: &Container) -> Result<()> {
+        if container.limit.is_some()
+            && let Ok(dir) = driver::open_dir(&self.root)
+            && let Err(e) = kelson_sys::quota::limit_project(dir.as_fd(), project(container.number), 0)
+        {
+            tracing::warn!(container = container.container, error = %e, "its quota stays");
+        }
+        self.remove_with(container.number, container.driver)
     }
 
     /// A detached mount of layers.
     pub fn view_layers(&self, layers: &[u64]) -> Result<OwnedFd> {
-        mount_detached(&self.lowers(layers), None)
+        let mut lowers = self.trees(layers);
+        lowers.reverse();
+        mount_detached(&lowers, None)
+    }
+
+    /// Removes a layer.
+    pub fn remove(&self, number: u64) -> Result<()> {
+        self.remove_with(number, StorageDriver::Overlay)
     }
 
     /// Removes a snapshot. It loses its name first: a crash in between leaves what the next open removes, and a flush that is
     /// about to mark this layer as safe writes into nothing.
-    pub fn remove(&self, number: u64) -> Result<()> {
+    fn remove_with(&self, number: u64, driver: StorageDriver) -> Result<()> {
         let (dir, gone) = (self.dir(number), self.root.join(format!("{number}{GONE}")));
         match std::fs::rename(&dir, &gone) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             other => other.doing(|| format!("remove {}", dir.display()))?,
         }
-        files::remove_tree(&gone)
+        driver.driver().remove(&gone)
     }
+}
+
+/// A number of the file system's quotas; ours begin where nobody's by hand are.
+fn project(number: u64) -> u32 {
+    u32::try_from(number & 0x00ff_ffff).unwrap_or(0) | 0x4b00_0000
 }
 
 /// Makes the directory that a container sees as `/` when no layer says what it is like. Its mode does not follow the daemon's
@@ -335,6 +398,7 @@ fn make_tree(tree: &Path) -> Result<()> {
 pub(crate) struct Draft {
     number: u64,
     dir: PathBuf,
+    driver: Option<StorageDriver>,
     kept: bool,
     _drafts: Arc<()>,
 }
@@ -352,7 +416,7 @@ impl Drop for Draft {
     fn drop(&mut self) {
         if !self.kept {
             // The next open removes what cannot be removed now: it has no record.
-            let _ = files::remove_tree(&self.dir);
+            let _ = self.driver.unwrap_or_default().driver().remove(&self.dir);
         }
     }
 }
@@ -377,15 +441,15 @@ mod tests {
     fn a_damaged_record_costs_no_container_its_files() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("snapshots");
-        let (snapshots, _) = Snapshots::open(&root).unwrap();
+        let (snapshots, _) = Snapshots::open(&root, StorageDriver::default()).unwrap();
         let number = snapshots
-            .create_container("c", Digest::of(b""), &[])
+            .create_container("c", Digest::of(b""), &[], RootOptions::default())
             .unwrap()
             .number;
         let written = snapshots.tree(number).join("written");
         std::fs::write(&written, "by the container").unwrap();
         std::fs::write(snapshots.dir(number).join(META), "").unwrap();
-        let (again, found) = Snapshots::open(&root).unwrap();
+        let (again, found) = Snapshots::open(&root, StorageDriver::default()).unwrap();
         assert!(found.containers.is_empty() && written.exists());
         assert!(again.draft().unwrap().number > number);
     }
@@ -394,7 +458,8 @@ mod tests {
     fn a_root_nobody_described_is_open_to_all_whatever_the_umask() {
         let dir = tempfile::tempdir().unwrap();
         let old = rustix::process::umask(Mode::from_raw_mode(0o077));
-        let (snapshots, _) = Snapshots::open(&dir.path().join("snapshots")).unwrap();
+        let (snapshots, _) =
+            Snapshots::open(&dir.path().join("snapshots"), StorageDriver::default()).unwrap();
         let draft = snapshots.draft().unwrap();
         rustix::process::umask(old);
         for number in [EMPTY, draft.number] {

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Doing;
@@ -59,6 +59,19 @@ pub(crate) fn mount_detached(lowers: &[PathBuf], upper: Option<(&Path, &Path)>) 
     })?;
     let attributes = MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID;
     rustix::mount::fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes).doing(doing)
+}
+
+/// A read-only view of one directory, held by its descriptor.
+pub(crate) fn bind_detached(tree: &Path) -> Result<OwnedFd> {
+    let doing = || format!("open {} to look at it", tree.display());
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let mount = rustix::mount::open_tree(rustix::fs::CWD, tree, flags).doing(doing)?;
+    let read_only = kelson_sys::mount::MountAttr {
+        set: kelson_sys::mount::RDONLY,
+        ..kelson_sys::mount::MountAttr::default()
+    };
+    kelson_sys::mount::set_attr(&mount, false, read_only).doing(doing)?;
+    Ok(mount)
 }
 
 /// `lowerdir+` is Linux 6.8.

@@ -73,7 +73,7 @@ impl Inner {
             .into_iter()
             .try_for_each(|dir| files::make_dir(dir, 0o700))?;
         let content = Arc::new(Content::open(&root.join("content"))?);
-        let (snapshots, found) = Snapshots::open(&root.join("snapshots"))?;
+        let (snapshots, found) = Snapshots::open(&root.join("snapshots"), config.storage_driver)?;
         let mut state = State::default();
         let refs_found = read_all::<RefRecord>(&refs)?;
         let mut records = read_all::<ImageRecord>(&ids)?;

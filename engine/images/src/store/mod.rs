@@ -26,7 +26,7 @@ use crate::progress::Progress;
 use crate::registry::referrers::Referrer;
 use crate::remove::{self, Request};
 use crate::remove::{InUse, Removed};
-use crate::snapshots::{Access, Change, RootFs, RootMount};
+use crate::snapshots::{Access, Change, Container, RootFs, RootMount, RootOptions};
 use crate::{Error, Result};
 pub use check::Finding;
 use inner::Inner;
@@ -431,8 +431,9 @@ impl Images {
     /// from their blobs.
     ///
     /// # Errors
-    /// `Conflict` when the container has one; `NotFound` when a layer and its blob are both gone.
-    pub async fn prepare(&self, container: &str, image: &Image) -> Result<RootMount> {
+    /// `Conflict` when the container has one; `NotFound` when a layer and its blob are both gone; `Unsupported` for a limit that the
+    /// driver or the file system knows nothing of.
+    pub async fn prepare(&self, container: &str, image: &Image, options: RootOptions) -> Result<RootMount> {
         let layers: Vec<Digest> = image.layers().iter().map(|l| l.diff_id).collect();
         let id = *image.id();
         let blobs: Vec<BlobRef> = {
@@ -473,9 +474,11 @@ impl Images {
                     .map(|d| state.layers.get(d).cloned().ok_or_else(|| lost(d)))
                     .collect::<Result<_>>()?
             };
-            let made = inner.snapshots.create_container(&container, id, &known)?;
+            let made = inner
+                .snapshots
+                .create_container(&container, id, &known, options)?;
             let numbers: Vec<u64> = known.iter().map(|l| l.number).collect();
-            let mount = inner.snapshots.mount_of(made.number, &numbers);
+            let mount = inner.snapshots.mount_of(&made, &numbers);
             inner.state().put_container(made);
             lease.end()?;
             Ok(mount)
@@ -488,8 +491,8 @@ impl Images {
     /// # Errors
     /// `NotFound` when there is none.
     pub fn root_mount(&self, container: &str) -> Result<RootMount> {
-        let (number, layers) = self.container(container)?;
-        Ok(self.inner.snapshots.mount_of(number, &layers))
+        let (container, layers) = self.container(container)?;
+        Ok(self.inner.snapshots.mount_of(&container, &layers))
     }
 
     /// Removes a container's snapshot; one that is not there is fine.
@@ -502,7 +505,7 @@ impl Images {
         };
         let inner = Arc::clone(&self.inner);
         blocking(move || {
-            inner.snapshots.remove(gone.number)?;
+            inner.snapshots.remove_container(&gone)?;
             // Its image may have been removed by force while it was there: the layers were kept for it.
             inner.collect(&gone.layers).map(|_| ())
         })
@@ -520,10 +523,10 @@ impl Images {
     /// # Errors
     /// `NotFound` without a snapshot, `Internal` when the kernel refuses the mount.
     pub fn view_container(&self, container: &str, access: Access) -> Result<RootFs> {
-        let (number, layers) = self.container(container)?;
+        let (container, layers) = self.container(container)?;
         self.inner
             .snapshots
-            .view_container(number, &layers, access)
+            .view_container(&container, &layers, access)
             .map(RootFs::new)
     }
 
@@ -532,8 +535,17 @@ impl Images {
     /// # Errors
     /// `NotFound` without a snapshot, `Internal` when a directory cannot be read.
     pub fn changes(&self, container: &str) -> Result<Vec<Change>> {
-        let (number, layers) = self.container(container)?;
-        self.inner.snapshots.changes(number, &layers)
+        let (container, layers) = self.container(container)?;
+        self.inner.snapshots.changes(&container, &layers)
+    }
+
+    /// The directory that holds what only this container takes of the disk. Reads memory only.
+    ///
+    /// # Errors
+    /// `NotFound` without a snapshot.
+    pub fn own_directory(&self, container: &str) -> Result<std::path::PathBuf> {
+        let (container, _) = self.container(container)?;
+        Ok(self.inner.snapshots.own(&container))
     }
 
     /// A detached read-only view of an image's root. Blocking: call it on a blocking thread. Hold the image's container, or
@@ -548,11 +560,12 @@ impl Images {
     }
 
     /// A container's directory and its layers', bottom first.
-    fn container(&self, container: &str) -> Result<(u64, Vec<u64>)> {
+    fn container(&self, container: &str) -> Result<(Container, Vec<u64>)> {
         let state = self.inner.state();
         let none = || Error::not_found(format!("container {container} has no root file system"));
         let found = state.containers.get(container).ok_or_else(none)?;
-        Ok((found.number, state.numbers(&found.layers).map_err(|d| lost(&d))?))
+        let layers = state.numbers(&found.layers).map_err(|d| lost(&d))?;
+        Ok((found.clone(), layers))
     }
 }
 

@@ -1,6 +1,7 @@
 //! Everything that can be wrong with a create request, found before anything is made.
 
 use kelson_api::{ContainerConfig, HostConfig};
+use kelson_images::RootOptions;
 
 use crate::config::EngineConfig;
 use crate::containers::modes::{
@@ -139,10 +140,6 @@ fn unsupported(host: &HostConfig) -> Result<()> {
             "isolation technologies are for Windows",
         ),
         (
-            host.storage_opt.as_ref().is_some_and(|o| !o.is_empty()),
-            "--storage-opt is not supported by overlay",
-        ),
-        (
             !matches!(host.volume_driver.as_str(), "" | "local"),
             "volume drivers other than local are not supported",
         ),
@@ -200,6 +197,25 @@ fn logging(host: &HostConfig) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// `--storage-opt`: how large what the container writes may become.
+///
+/// # Errors
+/// `Invalid` for another option, and for a size that is none.
+pub(crate) fn root_options(host: &HostConfig) -> Result<RootOptions> {
+    let mut options = RootOptions::default();
+    for (key, value) in host.storage_opt.iter().flatten() {
+        if key != "size" {
+            return Err(Error::invalid(format!("Unknown option {key}")));
+        }
+        let bytes = parse_size(value)
+            .and_then(|n| u64::try_from(n).ok())
+            .filter(|n| *n > 0);
+        let bad = || Error::invalid(format!("invalid size: '{value}' (--storage-opt size)"));
+        options.limit = Some(bytes.ok_or_else(bad)?);
+    }
+    Ok(options)
 }
 
 #[cfg(test)]

@@ -231,7 +231,8 @@ async fn make(
     image: &Image,
 ) -> Result<Arc<Container>> {
     let id = record.id.clone();
-    inner.images.prepare(&id, image).await?;
+    let options = check::root_options(&record.host)?;
+    inner.images.prepare(&id, image, options).await?;
     let mut volumes = Vec::new();
     let result = match make_volumes(inner, wanted, image, &mut volumes).await {
         Ok(mounts) => {
