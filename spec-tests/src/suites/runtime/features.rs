@@ -263,6 +263,29 @@ fn hooks(lab: &Lab) -> Result<()> {
 }
 
 fn mount_options(lab: &Lab) -> Result<()> {
+    /// What tmpfs, devpts, proc, overlay and ext4 understand themselves.
+    const OF_FILE_SYSTEMS: [&str; 14] = [
+        "size",
+        "mode",
+        "nr_inodes",
+        "uid",
+        "gid",
+        "newinstance",
+        "ptmxmode",
+        "hidepid",
+        "subset",
+        "lowerdir",
+        "upperdir",
+        "errors",
+        "discard",
+        "data",
+    ];
+    let all = list(&features(lab)?["mountOptions"])?;
+    let foreign = all.iter().find(|option| {
+        let name = option.split('=').next().unwrap_or(option);
+        OF_FILE_SYSTEMS.contains(&name)
+    });
+    ensure!(foreign.is_none(), "the list holds {foreign:?}");
     for option in list(&features(lab)?["mountOptions"])? {
         let special = ["remount", "idmap", "ridmap", "rbind", "bind"];
         if special.contains(&option.as_str()) {
@@ -392,6 +415,16 @@ fn memory_policy(lab: &Lab) -> Result<()> {
             json!({ "mode": mode })
         };
         accepted(lab, &mode, |config| config["linux"]["memoryPolicy"] = policy)?;
+    }
+    for flag in list(&features(lab)?["linux"]["memoryPolicy"]["flags"])? {
+        // Balancing goes with one mode only.
+        let mode = if flag == "MPOL_F_NUMA_BALANCING" {
+            "MPOL_BIND"
+        } else {
+            "MPOL_INTERLEAVE"
+        };
+        let policy = json!({"mode": mode, "nodes": "0", "flags": [flag]});
+        accepted(lab, &flag, |config| config["linux"]["memoryPolicy"] = policy)?;
     }
     Ok(())
 }

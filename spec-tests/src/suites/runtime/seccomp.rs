@@ -400,11 +400,17 @@ fn notified(lab: &Lab) -> Result<(Value, crate::lab::Answers)> {
     let mut filter = notify_filter();
     filter["listenerPath"] = json!(socket);
     bundle.config["linux"]["seccomp"] = filter;
-    let answers = lab.probe(&mut bundle, &[&call()])?;
+    bundle.acts(&[&call()]);
+    let container = lab.start(&bundle)?;
+    container.wait()?;
+    let answers = container.answers()?;
     let text = fs::read_to_string(&file)?;
     let mut record: Value =
         serde_json::from_str(&text).with_context(|| format!("the agent's record {text:?}"))?;
     record["bundle"] = json!(bundle.directory);
+    record["id"] = json!(container.id);
+    record["pid"] = json!(container.pid);
+    container.delete()?;
     Ok((record, answers))
 }
 
@@ -419,18 +425,19 @@ fn notify_state(lab: &Lab) -> Result<()> {
     );
     check("fds", &state["fds"], json!(["seccompFd"]))?;
     check("metadata", &state["metadata"], "of the case")?;
-    ensure!(
-        state["pid"].as_i64().is_some_and(|pid| pid > 0),
-        "pid is {}",
-        state["pid"]
-    );
+    check(
+        "the pid, as the runtime sees it,",
+        &state["pid"],
+        record["pid"].clone(),
+    )?;
+    check("state.id", &state["state"]["id"], record["id"].clone())?;
     check(
         "state.bundle",
         &state["state"]["bundle"],
         record["bundle"].clone(),
     )?;
     ensure!(
-        state["state"]["id"].is_string() && state["state"]["status"].is_string(),
+        state["state"]["status"].is_string(),
         "state is {}",
         state["state"]
     );
