@@ -182,7 +182,22 @@ pub fn skip(reason: impl Into<String>) -> Error {
     Error::new(Skip(reason.into()))
 }
 
+/// Begins the reason of a case that could not be asked for a fault of this program or its machine: a full disk, no worker.
+const OUR_FAULT: &str = "the suite could not ask: ";
+
 impl Verdict {
+    /// Not the judged one's fault: neither passed nor failed, and the run as a whole is no judgement.
+    #[must_use]
+    pub fn of_our_fault(error: &Error) -> Self {
+        Self::Skipped(format!("{OUR_FAULT}{error:#}"))
+    }
+
+    /// Whether it is such a one.
+    #[must_use]
+    pub fn is_our_fault(&self) -> bool {
+        matches!(self, Self::Skipped(reason) if reason.starts_with(OUR_FAULT))
+    }
+
     /// Of what a body returned.
     #[must_use]
     pub fn of(result: Result<()>) -> Self {
@@ -191,10 +206,19 @@ impl Verdict {
             Err(error) => match (error.downcast_ref::<Skip>(), error.downcast_ref::<Deviation>()) {
                 (Some(Skip(reason)), _) => Self::Skipped(reason.clone()),
                 (None, Some(Deviation(what))) => Self::Deviates(what.clone()),
+                // What the judged one meets comes as its words; this is an error of ours.
+                (None, None) if is_full(&error) => Self::of_our_fault(&error),
                 (None, None) => Self::Failed(format!("{error:#}")),
             },
         }
     }
+}
+
+fn is_full(error: &Error) -> bool {
+    let mut causes = error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<std::io::Error>());
+    causes.any(|cause| cause.kind() == std::io::ErrorKind::StorageFull)
 }
 
 impl Record {
@@ -245,6 +269,9 @@ mod tests {
             Verdict::of(Err(anyhow::anyhow!("uid is 1"))),
             Verdict::Failed("uid is 1".into())
         );
+        let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        assert!(Verdict::of(Err(Error::new(full).context("write config.json"))).is_our_fault());
+        assert!(!Verdict::of(Err(anyhow::anyhow!("no space"))).is_our_fault());
         assert_eq!(
             Verdict::of(Err(deviates("as runc does"))),
             Verdict::Deviates("as runc does".into())

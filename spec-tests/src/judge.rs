@@ -167,6 +167,15 @@ pub fn run(arguments: &RunArguments) -> Result<bool> {
     })?;
     let report = Report::of(&run);
     write_report(&report, arguments)?;
+    let unasked = report
+        .cases
+        .iter()
+        .filter(|record| record.verdict.is_our_fault())
+        .count();
+    ensure!(
+        unasked == 0,
+        "{unasked} cases could not be asked for a fault of this machine: see why they are skipped"
+    );
     let surprises = surprises(&report, &known);
     let mut out = stdout().lock();
     if talk {

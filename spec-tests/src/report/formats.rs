@@ -30,6 +30,9 @@ pub fn progress(record: &Record) -> String {
     for left in &record.left {
         let _ = write!(line, "\n      left behind: {left}");
     }
+    if let Some(place) = &record.kept {
+        let _ = write!(line, "\n      its files: {place}");
+    }
     line
 }
 
@@ -112,6 +115,9 @@ pub fn tap(report: &Report) -> String {
                 one_line(reason)
             ),
         };
+        if let Some(place) = &record.kept {
+            let _ = writeln!(out, "# its files: {place}");
+        }
     }
     out
 }
@@ -257,6 +263,12 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} is not in {text}");
         }
-        assert!(progress(&report().cases[1]).contains("config.md#root/1"));
+        let mut record = report().cases[1].clone();
+        record.kept = Some("/kept".into());
+        let text = progress(&record);
+        assert!(
+            text.contains("config.md#root/1") && text.ends_with("its files: /kept"),
+            "{text}"
+        );
     }
 }

@@ -314,6 +314,9 @@ impl<'a> Hand<'a> {
 
     fn perform(&mut self, case: &Case, timeout: Duration) -> Record {
         let begin = Instant::now();
+        if let Err(error) = self.ensure_worker() {
+            return Record::of(case, Verdict::of_our_fault(&error), begin);
+        }
         let attempt = self.attempt(case, timeout);
         attempt.unwrap_or_else(|error| {
             // It may be stuck in a system call or a loop: it goes, and its enclosure with the next one's start.
@@ -322,7 +325,7 @@ impl<'a> Hand<'a> {
         })
     }
 
-    fn attempt(&mut self, case: &Case, timeout: Duration) -> Result<Record> {
+    fn ensure_worker(&mut self) -> Result<()> {
         if self.worker.is_none() {
             self.used += 1;
             let name = format!("{}-{}", self.job, self.used);
@@ -333,6 +336,10 @@ impl<'a> Hand<'a> {
             };
             self.worker = Some(Worker::start(&setup)?);
         }
+        Ok(())
+    }
+
+    fn attempt(&mut self, case: &Case, timeout: Duration) -> Result<Record> {
         let worker = self.worker.as_mut().context("no worker")?;
         worker.ask(&case.name, timeout)
     }
