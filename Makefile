@@ -83,7 +83,12 @@ bench: need-root test-packages build ## time our programs against runc, crun, po
 	@$(BIN)/kelson-spec-tests bench --runtime $(BIN)/kelson-runtime --runtime "$$(command -v runc)" \
 	  --runtime "$$(command -v crun)" --floor $(BIN)/kelson-floor --crowd 1000 \
 	  --json $(OUT)/bench-runtime.json --svg $(OUT)/bench-runtime.svg
+	@$(BIN)/kelson-spec-tests bench images --kelson $(BIN) --json $(OUT)/bench-images.json
 	@$(BIN)/kelson-spec-tests bench clients --kelson $(BIN) --json $(OUT)/bench-clients.json --svg $(OUT)/bench-clients.svg
+
+.PHONY: soak
+soak: need-root test-packages ## the long forms of tests that CI samples (needs root)
+	KELSON_CRASH_ROUNDS=200 $(CARGO) test --locked -p kelson-images --test crash -- --nocapture
 
 .PHONY: install
 install: build ## install the programs into PREFIX/bin

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
@@ -15,23 +15,36 @@ use sha2::{Digest, Sha256};
 /// # Errors
 /// When a file can't be read or written.
 pub fn write_archive(target: &Path, reference: &str, layer: &Path, config: &Value) -> Result<()> {
-    let diff_id = digest_of(layer)?;
+    write_archive_of(target, reference, &[layer.to_owned()], config)
+}
+
+/// Writes an image of several layers, bottom first.
+///
+/// # Errors
+/// As [`write_archive`].
+pub fn write_archive_of(target: &Path, reference: &str, layers: &[PathBuf], config: &Value) -> Result<()> {
+    let diff_ids = layers
+        .iter()
+        .map(|layer| digest_of(layer))
+        .collect::<Result<Vec<_>>>()?;
     let config = json!({
         "architecture": architecture(),
         "os": "linux",
         "config": config,
-        "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{diff_id}")]},
-        "history": [{"created_by": "kelson-spec-tests"}],
+        "rootfs": {"type": "layers", "diff_ids": diff_ids.iter().map(|id| format!("sha256:{id}")).collect::<Vec<_>>()},
+        "history": vec![json!({"created_by": "kelson-spec-tests"}); layers.len()],
     });
     let config = serde_json::to_vec(&config)?;
     let config_name = format!("{}.json", hex(&Sha256::digest(&config)));
-    let layer_name = format!("{diff_id}/layer.tar");
-    let manifest = json!([{"Config": config_name, "RepoTags": [reference], "Layers": [layer_name]}]);
+    let layer_names: Vec<String> = diff_ids.iter().map(|id| format!("{id}/layer.tar")).collect();
+    let manifest = json!([{"Config": config_name, "RepoTags": [reference], "Layers": layer_names}]);
 
     let mut archive =
         tar::Builder::new(File::create(target).with_context(|| format!("create {}", target.display()))?);
     append(&mut archive, &config_name, &config)?;
-    archive.append_file(&layer_name, &mut File::open(layer)?)?;
+    for (name, layer) in layer_names.iter().zip(layers) {
+        archive.append_file(name, &mut File::open(layer)?)?;
+    }
     append(&mut archive, "manifest.json", &serde_json::to_vec(&manifest)?)?;
     archive.into_inner()?.flush()?;
     Ok(())

@@ -10,15 +10,21 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
+use common::faulty::{Server, served};
 use common::{config, docker_archive, gzip, layer};
-use kelson_images::{Access, Images, ImagesConfig};
+use kelson_formats::Reference;
+use kelson_images::{Access, Images, ImagesConfig, PullOptions};
 
 const ROOT: &str = "KELSON_CRASH_TEST_ROOT";
-/// Moments tried here; `make soak` may ask for more.
+const ADDRESS: &str = "KELSON_CRASH_TEST_ADDRESS";
+/// Moments tried here; `make soak` asks for more by [`MORE`].
 const ROUNDS: usize = 25;
+const MORE: &str = "KELSON_CRASH_ROUNDS";
+/// Chooses the moments, to try the same once more.
+const SEED: &str = "KELSON_CRASH_SEED";
 const IMAGES: usize = 3;
 
-fn archive(n: usize) -> Vec<u8> {
+fn layers(n: usize) -> Vec<Vec<u8>> {
     let base = layer(&[
         ("etc/", ""),
         ("etc/base", "base"),
@@ -29,7 +35,11 @@ fn archive(n: usize) -> Vec<u8> {
         ("etc/own", &n.to_string()),
         ("more", &n.to_string().repeat(1_000_000)),
     ]);
-    let layers = vec![base, own];
+    vec![base, own]
+}
+
+fn archive(n: usize) -> Vec<u8> {
+    let layers = layers(n);
     gzip(&docker_archive(
         &[&format!("crash:{n}")],
         &layers,
@@ -37,21 +47,29 @@ fn archive(n: usize) -> Vec<u8> {
     ))
 }
 
-/// The victim: loads, makes containers, removes, for as long as it lives. Does nothing when run as a test by itself.
+/// The victim: loads or pulls, makes containers, removes, prunes, for as long as it lives. Does nothing when run as a test by itself.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn victim() {
-    let Some(root) = std::env::var_os(ROOT) else {
+    let (Some(root), Ok(address)) = (std::env::var_os(ROOT), std::env::var(ADDRESS)) else {
         return;
     };
     let images = Images::open(Path::new(&root), ImagesConfig::default()).unwrap();
     let archives: Vec<Vec<u8>> = (0..IMAGES).map(archive).collect();
     for round in 0..usize::MAX {
         let n = round % IMAGES;
-        images
-            .load(Cursor::new(archives[n].clone()), |_| {})
-            .await
-            .unwrap();
-        let image = images.resolve(&format!("crash:{n}")).unwrap();
+        let name = if round / IMAGES % 2 == 0 {
+            let reference = Reference::parse(&format!("{address}/crash{n}:1")).unwrap();
+            images
+                .pull(&reference, PullOptions::default(), |_| {})
+                .await
+                .unwrap();
+            reference.familiar()
+        } else {
+            let archive = Cursor::new(archives[n].clone());
+            images.load(archive, |_| {}).await.unwrap();
+            format!("crash:{n}")
+        };
+        let image = images.resolve(&name).unwrap();
         let container = format!("c{n}");
         images.remove_snapshot(&container).await.unwrap();
         images
@@ -60,11 +78,14 @@ async fn victim() {
             .unwrap();
         let old = (round + 1) % IMAGES;
         images.remove_snapshot(&format!("c{old}")).await.unwrap();
-        if images.resolve(&format!("crash:{old}")).is_ok() {
-            images
-                .remove(&format!("crash:{old}"), false, &|_| None)
-                .await
-                .unwrap();
+        for old in [format!("crash:{old}"), format!("{address}/crash{old}:1")] {
+            if images.resolve(&old).is_ok() {
+                images.remove(&old, false, &|_| None).await.unwrap();
+            }
+        }
+        if round % 5 == 4 {
+            images.remove_snapshot(&container).await.unwrap();
+            images.prune(true, None, &|_| None).await.unwrap();
         }
     }
 }
@@ -95,14 +116,19 @@ fn check(root: &Path) {
             .map(|e| e.unwrap().file_name())
             .collect::<Vec<_>>()
     };
-    assert!(list("content/partial").is_empty());
     runtime.block_on(async {
         for container in images.snapshot_containers() {
             images.remove_snapshot(&container).await.unwrap();
         }
         images.prune(true, None, &|_| None).await.unwrap();
     });
-    for dir in ["content/sha256", "images/refs", "images/ids"] {
+    for dir in [
+        "content/sha256",
+        "content/partial",
+        "images/refs",
+        "images/ids",
+        "images/pulls",
+    ] {
         assert!(list(dir).is_empty(), "{dir}: {:?}", list(dir));
     }
     assert_eq!(list("snapshots"), ["0"]);
@@ -111,16 +137,27 @@ fn check(root: &Path) {
 #[test]
 fn killed_at_any_moment() {
     let dir = common::Dir::new();
-    let seed = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap()
-        .subsec_nanos();
-    println!("seed {seed}");
-    let mut random = seed;
-    for round in 0..ROUNDS {
+    let number = |name| std::env::var(name).ok().and_then(|n| n.parse().ok());
+    let seed = number(SEED).unwrap_or_else(|| {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        u64::from(now.unwrap().subsec_nanos())
+    });
+    println!("{SEED}={seed}");
+    let mut random = u32::try_from(seed & 0xffff_ffff).unwrap();
+    let rounds = number(MORE).map_or(ROUNDS, |n| usize::try_from(n).unwrap());
+    let images: Vec<_> = (0..IMAGES).map(|n| served(&layers(n))).collect();
+    let server = Server::start(move |request| {
+        let mut parts = request.path.split("/crash");
+        let n = parts
+            .nth(1)
+            .map_or(0, |rest| usize::from(rest.as_bytes()[0] - b'0'));
+        images[n].answer(request)
+    });
+    for round in 0..rounds {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "victim", "--nocapture"])
             .env(ROOT, dir.path())
+            .env(ADDRESS, &server.address)
             .stdout(Stdio::null())
             .stderr(Stdio::inherit())
             .spawn()

@@ -3,62 +3,20 @@
 
 mod common;
 
-use std::collections::HashMap;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use common::faulty::{Answer, Seen, Server};
-use common::{Dir, Store, config, eventually, layer};
+use common::faulty::{Answer, Seen, Server, served};
+use common::{Dir, Store, eventually, layer};
 use kelson_formats::Reference;
-use kelson_images::{Digest, Images, ImagesConfig, PullOptions, Pulled, Result};
-use serde_json::json;
+use kelson_images::{Images, ImagesConfig, PullOptions, Pulled, Result};
 
 const ROOT: &str = "KELSON_RESUME_TEST_ROOT";
 const ADDRESS: &str = "KELSON_RESUME_TEST_ADDRESS";
 /// What a crash may cost for each layer.
 const CHUNK: usize = 256 << 10;
-
-/// An image of plain layers, as a registry holds it.
-struct Served {
-    manifest: Vec<u8>,
-    blobs: HashMap<String, Vec<u8>>,
-    layers: Vec<String>,
-}
-
-fn served(layers: &[Vec<u8>]) -> Served {
-    let config = config(layers, "");
-    let descriptor = |media: &str, bytes: &[u8]| json!({"mediaType": media, "digest": Digest::of(bytes), "size": bytes.len()});
-    let manifest = json!({
-        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
-        "config": descriptor("application/vnd.oci.image.config.v1+json", &config),
-        "layers": layers.iter().map(|l| descriptor("application/vnd.oci.image.layer.v1.tar", l)).collect::<Vec<_>>(),
-    });
-    Served {
-        manifest: manifest.to_string().into_bytes(),
-        blobs: layers
-            .iter()
-            .chain([&config])
-            .map(|b| (Digest::of(b).to_string(), b.clone()))
-            .collect(),
-        layers: layers.iter().map(|l| Digest::of(l).to_string()).collect(),
-    }
-}
-
-impl Served {
-    fn answer(&self, request: &Seen) -> Option<Answer> {
-        if request.path == "/v2/" {
-            return Some(Answer::new(200, "{}"));
-        }
-        if request.path.contains("/manifests/") {
-            let kind = "application/vnd.oci.image.manifest.v1+json";
-            return Some(Answer::new(200, self.manifest.clone()).header("Content-Type", kind));
-        }
-        let blob = self.blobs.get(request.path.rsplit('/').next()?)?;
-        Some(Answer::new(200, blob.clone()).ranged(request))
-    }
-}
 
 fn small_and_large() -> Vec<Vec<u8>> {
     vec![

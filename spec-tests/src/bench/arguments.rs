@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 
 use super::report::Document;
-use super::{Effort, chart, clients, engine, runtime};
+use super::{Effort, chart, clients, engine, images, runtime};
 use crate::engine::Address;
 
 /// Arguments of `bench`.
@@ -44,21 +44,53 @@ pub struct BenchArguments {
 enum Clients {
     /// `run --rm` as it is typed: kelson, podman and docker, with daemons of their own that the bench starts
     Clients {
-        /// Directory with kelson, kelsond, kelson-shim and kelson-runtime
-        #[arg(long, value_name = "DIR")]
-        kelson: PathBuf,
-        /// podman
-        #[arg(long, value_name = "PATH", default_value = "/usr/bin/podman")]
-        podman: PathBuf,
-        /// The docker client
-        #[arg(long, value_name = "PATH", default_value = "/usr/bin/docker")]
-        docker: PathBuf,
-        /// The docker daemon
-        #[arg(long, value_name = "PATH", default_value = "/usr/sbin/dockerd")]
-        dockerd: PathBuf,
+        #[command(flatten)]
+        programs: Programs,
         #[command(flatten)]
         options: Options,
     },
+    /// `pull`, `save` and `load` of an image of six layers, 360 MB: the same three, and a docker-registry for each
+    Images {
+        #[command(flatten)]
+        programs: Programs,
+        /// docker-registry
+        #[arg(long, value_name = "PATH", default_value = "/usr/bin/docker-registry")]
+        registry: PathBuf,
+        /// Pulls, saves and loads per contender
+        #[arg(long, value_name = "N", default_value_t = 5, value_parser = at_least_one)]
+        times: usize,
+        /// Write the figures to this file as JSON, too
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+    },
+}
+
+/// The programs that a bench starts itself.
+#[derive(Debug, Args)]
+struct Programs {
+    /// Directory with kelson, kelsond, kelson-shim and kelson-runtime
+    #[arg(long, value_name = "DIR")]
+    kelson: PathBuf,
+    /// podman
+    #[arg(long, value_name = "PATH", default_value = "/usr/bin/podman")]
+    podman: PathBuf,
+    /// The docker client
+    #[arg(long, value_name = "PATH", default_value = "/usr/bin/docker")]
+    docker: PathBuf,
+    /// The docker daemon
+    #[arg(long, value_name = "PATH", default_value = "/usr/sbin/dockerd")]
+    dockerd: PathBuf,
+}
+
+impl From<Programs> for clients::Programs {
+    fn from(programs: Programs) -> Self {
+        Self {
+            kelson_dir: programs.kelson,
+            podman: programs.podman,
+            docker: programs.docker,
+            dockerd: programs.dockerd,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -102,18 +134,22 @@ impl Options {
     }
 
     fn publish(&self, document: &Document) -> Result<()> {
-        let mut files = Vec::new();
-        if let Some(file) = &self.json {
-            files.push((file, serde_json::to_string_pretty(document)? + "\n"));
-        }
-        if let Some(file) = &self.svg {
-            files.push((file, chart::svg(document)));
-        }
-        for (file, text) in files {
-            std::fs::write(file, text).with_context(|| format!("write {}", file.display()))?;
-        }
-        Ok(stdout().lock().write_all(document.markdown().as_bytes())?)
+        publish(document, self.json.as_ref(), self.svg.as_ref())
     }
+}
+
+fn publish(document: &Document, json: Option<&PathBuf>, svg: Option<&PathBuf>) -> Result<()> {
+    let mut files = Vec::new();
+    if let Some(file) = json {
+        files.push((file, serde_json::to_string_pretty(document)? + "\n"));
+    }
+    if let Some(file) = svg {
+        files.push((file, chart::svg(document)));
+    }
+    for (file, text) in files {
+        std::fs::write(file, text).with_context(|| format!("write {}", file.display()))?;
+    }
+    Ok(stdout().lock().write_all(document.markdown().as_bytes())?)
 }
 
 /// Times what was asked for, and prints it.
@@ -121,21 +157,23 @@ impl Options {
 /// # Errors
 /// When there is nothing that could be timed.
 pub fn act(arguments: BenchArguments) -> Result<()> {
-    if let Some(Clients::Clients {
-        kelson,
-        podman,
-        docker,
-        dockerd,
-        options,
-    }) = arguments.clients
-    {
-        let programs = clients::Programs {
-            kelson_dir: kelson,
-            podman,
-            docker,
-            dockerd,
-        };
-        return options.publish(&clients::compare(&programs, options.effort())?);
+    match arguments.clients {
+        Some(Clients::Clients { programs, options }) => {
+            return options.publish(&clients::compare(&programs.into(), options.effort())?);
+        }
+        Some(Clients::Images {
+            programs,
+            registry,
+            times,
+            json,
+        }) => {
+            return publish(
+                &images::compare(&programs.into(), &registry, times)?,
+                json.as_ref(),
+                None,
+            );
+        }
+        None => {}
     }
     let effort = arguments.options.effort();
     let document = if arguments.engines.is_empty() {

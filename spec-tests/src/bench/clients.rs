@@ -77,12 +77,14 @@ pub fn compare(programs: &Programs, effort: Effort) -> Result<Document> {
     Ok(Document::new(who.collect(), reports))
 }
 
-struct Engine {
-    contender: Contender,
+pub(super) struct Engine {
+    pub(super) contender: Contender,
+    /// The client with the arguments that lead it to its engine.
+    pub(super) client: Vec<String>,
     /// What its client says of itself.
-    version: String,
+    pub(super) version: String,
     /// Programs that wait for the next request.
-    daemons: &'static [&'static str],
+    pub(super) daemons: &'static [&'static str],
     /// The program that stays with each container.
     shim: &'static [&'static str],
     idle: Vec<String>,
@@ -118,7 +120,7 @@ impl Engine {
     }
 }
 
-fn kelson(programs: &Programs, place: &Path, archive: &Path) -> Result<Engine> {
+pub(super) fn kelson(programs: &Programs, place: &Path, archive: &Path) -> Result<Engine> {
     fs::create_dir_all(place)?;
     let host = format!("unix://{}", text(&place.join("api.sock")));
     let client = [
@@ -140,7 +142,7 @@ fn kelson(programs: &Programs, place: &Path, archive: &Path) -> Result<Engine> {
     Ok(engine("kelson", &client, job, &["kelsond"], &["kelson-shim"]))
 }
 
-fn docker(programs: &Programs, place: &Path, archive: &Path) -> Result<Engine> {
+pub(super) fn docker(programs: &Programs, place: &Path, archive: &Path) -> Result<Engine> {
     fs::create_dir_all(place)?;
     let host = format!("unix://{}", text(&place.join("api.sock")));
     let client = [text(&programs.docker), "--host".into(), host.clone()];
@@ -165,7 +167,7 @@ fn docker(programs: &Programs, place: &Path, archive: &Path) -> Result<Engine> {
     ))
 }
 
-fn podman(programs: &Programs, place: &Path, archive: &Path) -> Result<Engine> {
+pub(super) fn podman(programs: &Programs, place: &Path, archive: &Path) -> Result<Engine> {
     fs::create_dir_all(place)?;
     // A root without CAP_SYS_RESOURCE can't raise the limits that podman would set.
     let configuration = "[containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\n\
@@ -222,6 +224,7 @@ fn engine(
             is_limit: false,
             job,
         },
+        client: client.to_vec(),
         version: version_of(Path::new(&client[0])),
         daemons,
         shim,

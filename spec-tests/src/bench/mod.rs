@@ -11,6 +11,7 @@ pub mod arguments;
 pub mod chart;
 pub mod clients;
 pub mod engine;
+pub mod images;
 pub mod report;
 pub mod runtime;
 pub mod stats;

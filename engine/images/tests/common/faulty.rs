@@ -6,6 +6,9 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
+use kelson_images::Digest;
+use serde_json::json;
+
 /// A request as the server saw it.
 #[derive(Debug, Clone)]
 pub struct Seen {
@@ -169,5 +172,45 @@ fn serve(mut stream: TcpStream, handler: &Handler, seen: &Mutex<Vec<Seen>>) -> s
         if answer.cut.is_some() || answer.unsized_body {
             return Ok(());
         }
+    }
+}
+
+/// An image of plain layers, as a registry holds it.
+pub struct Served {
+    pub manifest: Vec<u8>,
+    pub blobs: HashMap<String, Vec<u8>>,
+    pub layers: Vec<String>,
+}
+
+pub fn served(layers: &[Vec<u8>]) -> Served {
+    let config = super::config(layers, "");
+    let descriptor = |media: &str, bytes: &[u8]| json!({"mediaType": media, "digest": Digest::of(bytes), "size": bytes.len()});
+    let manifest = json!({
+        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": descriptor("application/vnd.oci.image.config.v1+json", &config),
+        "layers": layers.iter().map(|l| descriptor("application/vnd.oci.image.layer.v1.tar", l)).collect::<Vec<_>>(),
+    });
+    Served {
+        manifest: manifest.to_string().into_bytes(),
+        blobs: layers
+            .iter()
+            .chain([&config])
+            .map(|b| (Digest::of(b).to_string(), b.clone()))
+            .collect(),
+        layers: layers.iter().map(|l| Digest::of(l).to_string()).collect(),
+    }
+}
+
+impl Served {
+    pub fn answer(&self, request: &Seen) -> Option<Answer> {
+        if request.path == "/v2/" {
+            return Some(Answer::new(200, "{}"));
+        }
+        if request.path.contains("/manifests/") {
+            let kind = "application/vnd.oci.image.manifest.v1+json";
+            return Some(Answer::new(200, self.manifest.clone()).header("Content-Type", kind));
+        }
+        let blob = self.blobs.get(request.path.rsplit('/').next()?)?;
+        Some(Answer::new(200, blob.clone()).ranged(request))
     }
 }
