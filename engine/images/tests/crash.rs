@@ -57,7 +57,7 @@ async fn victim() {
     let archives: Vec<Vec<u8>> = (0..IMAGES).map(archive).collect();
     for round in 0..usize::MAX {
         let n = round % IMAGES;
-        let name = if round / IMAGES % 2 == 0 {
+        let name = if (round / IMAGES).is_multiple_of(2) {
             let reference = Reference::parse(&format!("{address}/crash{n}:1")).unwrap();
             images
                 .pull(&reference, PullOptions::default(), |_| {})
