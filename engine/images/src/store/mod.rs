@@ -239,7 +239,7 @@ impl Images {
             let state = self.inner.state();
             state.images.values().map(|entry| state.view(entry)).collect()
         };
-        images.sort_by_key(|image| (std::cmp::Reverse(image.created_unix()), *image.id()));
+        images.sort_by_cached_key(|image| (std::cmp::Reverse(image.created_unix()), *image.id()));
         images
     }
 

@@ -1,6 +1,6 @@
 //! What the store knows, in memory: read from the records at open, changed only after its record is on disk.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use kelson_formats::{Named, Reference};
@@ -97,13 +97,18 @@ pub(crate) struct State {
     pub layers: HashMap<Digest, Layer>,
     pub containers: HashMap<String, Container>,
     pub pulls: HashMap<Digest, PullRecord>,
-    names: HashMap<ImageId, BTreeSet<String>>,
+    /// Canonical names of each image, with people's form: a list of ten thousand images parses none of them.
+    names: HashMap<ImageId, BTreeMap<String, String>>,
     /// How many images, names and containers need a blob or layer.
     uses: HashMap<Digest, usize>,
     /// How many pulls and loads under way need it.
     leases: HashMap<Digest, usize>,
     /// Being removed from the disk right now: whoever wants to lease it waits.
     pub deleting: HashSet<Digest>,
+}
+
+fn familiar(name: &str) -> String {
+    Reference::parse(name).map_or_else(|_| name.to_owned(), |r| r.familiar())
 }
 
 fn add(counts: &mut HashMap<Digest, usize>, digest: Digest) {
@@ -140,7 +145,7 @@ impl State {
         self.names
             .entry(record.image)
             .or_default()
-            .insert(record.reference.clone());
+            .insert(record.reference.clone(), familiar(&record.reference));
         self.refs.insert(record.reference.clone(), record);
         old
     }
@@ -208,7 +213,7 @@ impl State {
     pub fn names_of(&self, id: &ImageId) -> Vec<String> {
         self.names
             .get(id)
-            .map(|n| n.iter().cloned().collect())
+            .map(|n| n.keys().cloned().collect())
             .unwrap_or_default()
     }
 
@@ -216,21 +221,19 @@ impl State {
     pub fn is_tagged(&self, id: &ImageId) -> bool {
         self.names
             .get(id)
-            .is_some_and(|n| n.iter().any(|n| !n.contains('@')))
+            .is_some_and(|n| n.keys().any(|n| !n.contains('@')))
     }
 
     /// The image as the outside sees it.
     pub fn view(&self, entry: &Entry) -> Image {
         let (mut repo_tags, mut repo_digests) = (Vec::new(), Vec::new());
-        for name in self.names.get(&entry.record.id).into_iter().flatten() {
-            if let Ok(reference) = Reference::parse(name) {
-                let list = if reference.digest().is_some() {
-                    &mut repo_digests
-                } else {
-                    &mut repo_tags
-                };
-                list.push(reference.familiar());
-            }
+        for (name, familiar) in self.names.get(&entry.record.id).into_iter().flatten() {
+            let list = if name.contains('@') {
+                &mut repo_digests
+            } else {
+                &mut repo_tags
+            };
+            list.push(familiar.clone());
         }
         repo_tags.sort();
         repo_digests.sort();
