@@ -91,9 +91,12 @@ soak: need-root test-packages ## the long forms of tests that CI samples (needs 
 	KELSON_CRASH_ROUNDS=200 $(CARGO) test --locked -p kelson-images --test crash -- --nocapture
 
 .PHONY: install
-install: build ## install the programs into PREFIX/bin
+install: build ## install the programs into PREFIX/bin, the unit files into PREFIX/lib/systemd/system
 	install -d $(DESTDIR)$(PREFIX)/bin
 	install -m 755 $(PROGRAMS:%=$(BIN)/%) $(DESTDIR)$(PREFIX)/bin/
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
+	sed 's|@BINDIR@|$(PREFIX)/bin|' engine/systemd/kelson.service > $(DESTDIR)$(PREFIX)/lib/systemd/system/kelson.service
+	install -m 644 engine/systemd/kelson.socket $(DESTDIR)$(PREFIX)/lib/systemd/system/
 
 .PHONY: clean
 clean: ## remove everything that was built

@@ -6,7 +6,8 @@
 use crate::config::{Flags, Settings, resolve};
 use crate::server::sockets::{Listener, bind};
 use crate::server::{self, App};
-use crate::wiring;
+use crate::service::{self, notify};
+use crate::{reload, wiring};
 use anyhow::{Context, bail};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -44,7 +45,7 @@ pub fn run(flags: &Flags) -> anyhow::Result<()> {
         writeln!(std::io::stdout(), "configuration OK")?;
         return Ok(());
     }
-    start_log(&settings);
+    let level = start_log(&settings);
     if !kelson_sys::malloc::limit_arenas(ARENAS) {
         tracing::debug!("this C library's allocator has no limit of arenas");
     }
@@ -58,7 +59,7 @@ pub fn run(flags: &Flags) -> anyhow::Result<()> {
         .thread_name("kelsond")
         .enable_all()
         .build()?;
-    let ended = runtime.block_on(live(settings));
+    let ended = runtime.block_on(live(flags, settings, level));
     // Blocking calls that hang in the kernel must not keep the daemon from ending.
     runtime.shutdown_timeout(DRAIN);
     ended
@@ -84,38 +85,35 @@ fn configure(flags: &Flags) -> anyhow::Result<Settings> {
     })
 }
 
-fn start_log(settings: &Settings) {
+/// Changes the level of the log while kelsond runs, unless RUST_LOG has the say.
+type SetLevel = Box<dyn Fn(&str) -> Result<(), String> + Send>;
+
+fn start_log(settings: &Settings) -> SetLevel {
     // RUST_LOG refines what --log-level says.
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(&settings.log_level));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .with_target(false);
+        .with_target(false)
+        .with_ansi(false)
+        .with_filter_reloading();
+    let handle = log.reload_handle();
     // A second logger in one process only happens in tests.
-    let _ = log.with_ansi(false).try_init();
+    let _ = log.try_init();
+    Box::new(move |level| {
+        if std::env::var_os(EnvFilter::DEFAULT_ENV).is_some() {
+            return Ok(());
+        }
+        let filter = EnvFilter::try_new(level).map_err(|error| error.to_string())?;
+        handle.reload(filter).map_err(|error| error.to_string())
+    })
 }
 
-async fn live(settings: Settings) -> anyhow::Result<()> {
+async fn live(flags: &Flags, settings: Settings, set_level: SetLevel) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut listeners = Vec::new();
-    for address in &settings.hosts {
-        let listener = bind(address, settings.group.as_deref())
-            .await
-            .map_err(anyhow::Error::msg)?;
-        match listener.address() {
-            Some(at) => {
-                if !at.ip().is_loopback() {
-                    tracing::warn!(
-                        "listening on {at} without TLS: anyone who can connect is root on this host"
-                    );
-                }
-                tracing::info!("API listen on {at}");
-            }
-            None => tracing::info!("API listen on {address}"),
-        }
-        listeners.push(listener);
-    }
+    let mut hangup = signal(SignalKind::hangup())?;
+    let listeners = listen(&settings).await?;
     let config = wiring::engine_config(&settings)?;
     let (opened, engine) = watch::channel(None);
     let app = Arc::new(App::new(settings, engine));
@@ -125,7 +123,15 @@ async fn live(settings: Settings) -> anyhow::Result<()> {
     }
     notify("READY=1");
     let mut starting = tokio::spawn(wiring::open(config, opened));
+    tokio::spawn(feed_watchdog());
+    let reloading = async {
+        while hangup.recv().await.is_some() {
+            reload_configuration(flags, &app, &set_level);
+        }
+        std::future::pending::<()>().await;
+    };
     let ended = tokio::select! {
+        () = reloading => Ok(()),
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
         failed = async {
@@ -151,6 +157,52 @@ async fn live(settings: Settings) -> anyhow::Result<()> {
     ended
 }
 
+/// Binds every address, and says where the API is.
+async fn listen(settings: &Settings) -> anyhow::Result<Vec<Listener>> {
+    let mut listeners = Vec::new();
+    for address in &settings.hosts {
+        let bound = bind(address, settings.group.as_deref())
+            .await
+            .map_err(anyhow::Error::msg)?;
+        for listener in bound {
+            match listener.address() {
+                Some(at) => {
+                    if !at.ip().is_loopback() {
+                        tracing::warn!(
+                            "listening on {at} without TLS: anyone who can connect is root on this host"
+                        );
+                    }
+                    tracing::info!("API listen on {at}");
+                }
+                None => tracing::info!("API listen on {address}"),
+            }
+            listeners.push(listener);
+        }
+    }
+    Ok(listeners)
+}
+
+/// Reads the configuration again, as dockerd does: a file that is wrong changes nothing.
+fn reload_configuration(flags: &Flags, app: &App, set_level: &SetLevel) {
+    service::notify_reloading();
+    match configure(flags) {
+        Ok(new) => reload::apply(app, &new, set_level),
+        Err(error) => tracing::error!("reload: {error:#}; nothing was changed"),
+    }
+    notify("READY=1");
+}
+
+/// Tells the service manager's watchdog that the runtime still turns.
+async fn feed_watchdog() {
+    let Some(interval) = service::watchdog() else {
+        return;
+    };
+    loop {
+        notify("WATCHDOG=1");
+        tokio::time::sleep(interval).await;
+    }
+}
+
 async fn accept(app: Arc<App>, listener: Listener) {
     loop {
         match listener.accept().await {
@@ -162,24 +214,6 @@ async fn accept(app: Arc<App>, listener: Listener) {
                 tokio::time::sleep(ACCEPT_RETRY).await;
             }
         }
-    }
-}
-
-/// sd_notify(3), if systemd asked for it.
-fn notify(state: &str) {
-    use std::os::linux::net::SocketAddrExt;
-    use std::os::unix::net::{SocketAddr, UnixDatagram};
-    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else {
-        return;
-    };
-    let path = path.to_string_lossy().into_owned();
-    let address = match path.strip_prefix('@') {
-        Some(name) => SocketAddr::from_abstract_name(name),
-        None => SocketAddr::from_pathname(&path),
-    };
-    let sent = address.and_then(|to| UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &to));
-    if let Err(error) = sent {
-        tracing::warn!(%error, "notify the service manager");
     }
 }
 

@@ -4,7 +4,9 @@
 
 pub mod config;
 pub mod daemon;
+mod reload;
 pub mod server;
+mod service;
 mod wiring;
 
 pub use server::versions::MAX as API_VERSION;

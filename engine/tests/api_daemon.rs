@@ -283,3 +283,78 @@ fn configurations_are_checked() {
 fn eprintln_skip() {
     eprintln!("skipped: needs root");
 }
+
+/// Sockets and messages of a service manager: what is passed is served and stays, what happens is told.
+#[test]
+fn a_service_manager_passes_the_socket_and_hears_of_start_reload_and_end() {
+    if !root() {
+        return eprintln_skip();
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (socket, log) = (dir.path().join("passed.sock"), dir.path().join("log"));
+    let (config, told) = (dir.path().join("daemon.json"), dir.path().join("notify.sock"));
+    let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let manager = std::os::unix::net::UnixDatagram::bind(&told).unwrap();
+    manager.set_read_timeout(Some(DEADLINE)).unwrap();
+    let hear = || {
+        let mut buffer = [0; 256];
+        let got = manager.recv(&mut buffer).unwrap();
+        String::from_utf8_lossy(&buffer[..got]).into_owned()
+    };
+    std::fs::write(&config, "{}").unwrap();
+    let takes_its_place = "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" \"$@\"";
+    let child = Command::new("unshare")
+        .args([
+            "--net",
+            "--mount",
+            "--",
+            "sh",
+            "-c",
+            takes_its_place,
+            KELSOND,
+            "-H",
+            "fd://",
+        ])
+        .arg("--config-file")
+        .arg(&config)
+        .arg("--data-root")
+        .arg(dir.path().join("data"))
+        .arg("--exec-root")
+        .arg(dir.path().join("exec"))
+        .env("NOTIFY_SOCKET", &told)
+        .env_remove("RUST_LOG")
+        .stdin(std::os::fd::OwnedFd::from(listener))
+        .stdout(Stdio::null())
+        .stderr(std::fs::File::create(&log).unwrap())
+        .spawn()
+        .unwrap();
+    let mut daemon = Daemon { child, socket, log };
+    assert_eq!(hear(), "READY=1");
+    assert_eq!(daemon.get("/_ping").0, 200);
+    assert!(daemon.get("/info").1.contains("\"Debug\":false"));
+
+    let reload = |text: &str| {
+        std::fs::write(&config, text).unwrap();
+        daemon.signal(nix::sys::signal::Signal::SIGHUP);
+        assert!(hear().starts_with("RELOADING=1\nMONOTONIC_USEC="));
+        assert_eq!(hear(), "READY=1");
+    };
+    reload("{\"debug\": true, \"mtu\": 1400}");
+    assert!(daemon.get("/info").1.contains("\"Debug\":true"));
+    let log = daemon.log();
+    assert!(
+        log.contains("the new mtu takes effect when kelsond is started again"),
+        "{log}"
+    );
+    reload("{\"nope\": 1}");
+    assert!(daemon.log().contains("nothing was changed"), "{}", daemon.log());
+    assert!(daemon.get("/info").1.contains("\"Debug\":true"));
+
+    daemon.signal(nix::sys::signal::Signal::SIGTERM);
+    assert_eq!(hear(), "STOPPING=1");
+    assert!(daemon.exit().success(), "{}", daemon.log());
+    assert!(
+        daemon.socket.exists(),
+        "the socket's file is the service manager's"
+    );
+}

@@ -185,7 +185,8 @@ impl Command {
         self.flags.iter().copied().flatten()
     }
 
-    fn flag(&self, long: &str) -> Option<&'static Flag> {
+    /// The flag of a name.
+    pub fn flag(&self, long: &str) -> Option<&'static Flag> {
         self.flags().find(|flag| flag.long == long)
     }
 }

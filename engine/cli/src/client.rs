@@ -5,6 +5,7 @@
 //! where the engine may be somebody else's; on our own socket it is known.
 
 mod connection;
+mod ssh;
 
 use std::borrow::Cow;
 use std::cell::OnceCell;
@@ -146,6 +147,11 @@ impl Client {
     /// A DELETE request.
     pub fn delete(&self, path: impl Into<String>) -> Request<'_> {
         Request::new(self, "DELETE", path.into())
+    }
+
+    /// A bare connection to the engine.
+    pub fn dial(&self) -> anyhow::Result<Connection> {
+        self.connect()
     }
 
     fn connect(&self) -> anyhow::Result<Connection> {

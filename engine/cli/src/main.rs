@@ -7,6 +7,7 @@ mod argv;
 mod autostart;
 mod client;
 mod commands;
+mod contexts;
 mod error;
 mod format;
 mod output;
@@ -83,7 +84,8 @@ fn run(args: &[String]) -> anyhow::Result<u8> {
 }
 
 fn execute(globals: &Parsed, parsed: &Parsed) -> anyhow::Result<u8> {
-    let session = Session::new(globals)?;
+    let about_contexts = parsed.command.names[0].starts_with("context ");
+    let session = Session::new(globals, about_contexts)?;
     (parsed.command.run)(&session, parsed)
 }
 

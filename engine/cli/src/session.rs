@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::argv::{Arity, Command, Flag, Parsed, list, switch, value};
 use crate::client::{Client, Endpoint};
+use crate::contexts::{DEFAULT, Store};
 
 /// Where our engine listens unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/kelson/kelson.sock";
@@ -57,19 +58,18 @@ pub struct Session {
     pub client: Client,
     /// Name of the context in use.
     pub context: String,
+    /// The engine of the default context.
+    pub default_host: String,
     config_path: Option<PathBuf>,
     config: OnceCell<ConfigFile>,
 }
 
 impl Session {
-    /// Finds the engine by `-H`, `--context`, `KELSON_HOST`, `DOCKER_HOST`, `DOCKER_CONTEXT`, in this order.
+    /// Finds the engine by `-H`, `--context`, `KELSON_HOST`, `DOCKER_HOST`, `KELSON_CONTEXT`, `DOCKER_CONTEXT`, and the
+    /// config file's `currentContext`, in this order.
     ///
-    /// A config file's `currentContext` is docker's choice among docker's engines and does not
-    /// redirect kelson.
-    pub fn new(globals: &Parsed) -> anyhow::Result<Session> {
-        if globals.on("tls") || globals.on("tlsverify") || is_set("DOCKER_TLS_VERIFY") {
-            bail!("kelson does not speak TLS to the engine yet; use a unix socket or an ssh tunnel");
-        }
+    /// With `lenient` a context that cannot be used is no error: the commands that repair it need a session too.
+    pub fn new(globals: &Parsed, lenient: bool) -> anyhow::Result<Session> {
         let config_path = match globals.text("config") {
             Some(dir) => Some(PathBuf::from(dir).join("config.json")),
             None => ConfigFile::default_path().ok(),
@@ -77,45 +77,69 @@ impl Session {
         if globals.list("host").count() > 1 {
             bail!("Failed to initialize: unable to resolve kelson endpoint: Specify only one -H");
         }
-        let environment = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
         let named = globals.text("context").map(str::to_owned);
         if named.is_some() && globals.given("host") {
             bail!("conflicting options: either specify --host or --context, not both");
         }
-        let host = globals
-            .text("host")
-            .map(str::to_owned)
-            .filter(|host| !host.is_empty());
-        let host = host.or_else(|| {
-            if named.is_some() {
-                None
-            } else {
-                environment("KELSON_HOST").or_else(|| environment("DOCKER_HOST"))
-            }
-        });
-        let context = match (&host, named) {
-            (None, named) => named
-                .or_else(|| environment("DOCKER_CONTEXT"))
-                .unwrap_or_else(|| "default".into()),
-            (Some(_), _) => "default".into(),
-        };
-        let host = match (host, context.as_str()) {
-            (host, "default") => host,
-            (_, name) => Some(context_host(config_path.as_deref(), name)?),
-        };
-        let own = host.is_none();
-        let endpoint = match host {
-            Some(text) => Endpoint::parse(&text)
-                .map_err(|why| why.context("Failed to initialize: unable to resolve kelson endpoint"))?,
-            None => Endpoint::Unix(DEFAULT_SOCKET.into()),
-        };
-        let client = Client::new(endpoint, own, environment("DOCKER_API_VERSION"));
-        Ok(Session {
-            client,
-            context,
+        let default = format!("unix://{DEFAULT_SOCKET}");
+        let mut session = Session {
+            client: Client::new(Endpoint::Unix(DEFAULT_SOCKET.into()), true, None),
+            context: DEFAULT.to_owned(),
+            default_host: environment(["KELSON_HOST", "DOCKER_HOST"]).unwrap_or(default),
             config_path,
             config: OnceCell::new(),
-        })
+        };
+        let given = globals.text("host").filter(|host| !host.is_empty());
+        session.context = choose(
+            given.is_some(),
+            named,
+            environment(["KELSON_HOST", "DOCKER_HOST"]).is_some(),
+            environment(["KELSON_CONTEXT", "DOCKER_CONTEXT"]),
+            || session.configured_context(),
+        );
+        let tls = globals.on("tls") || globals.on("tlsverify") || is_set("DOCKER_TLS_VERIFY");
+        match session.client_of(given, tls) {
+            Ok(client) => session.client = client,
+            Err(_) if lenient => {}
+            Err(error) => return Err(error),
+        }
+        Ok(session)
+    }
+
+    fn client_of(&self, given: Option<&str>, tls: bool) -> anyhow::Result<Client> {
+        const FAILED: &str = "Failed to initialize: unable to resolve kelson endpoint";
+        let (mut tls, mut host) = (tls, given.map(str::to_owned));
+        if self.context != DEFAULT {
+            let store = self.contexts()?;
+            host = Some(store.get(&self.context).context(FAILED)?.host().to_owned())
+                .filter(|host| !host.is_empty());
+            tls |= !store.tls_files(&self.context).is_empty();
+        } else if host.is_none() {
+            host = environment(["KELSON_HOST", "DOCKER_HOST"]);
+        }
+        let own = host.is_none();
+        let endpoint = match host {
+            Some(text) => Endpoint::parse(&text).map_err(|why| why.context(FAILED))?,
+            None => Endpoint::Unix(DEFAULT_SOCKET.into()),
+        };
+        // Docker, too, leaves TLS out where there is no TCP.
+        if tls && matches!(endpoint, Endpoint::Tcp(_)) {
+            bail!("kelson does not speak TLS to the engine yet; use a unix socket or ssh://");
+        }
+        let version = environment(["KELSON_API_VERSION", "DOCKER_API_VERSION"]);
+        Ok(Client::new(endpoint, own, version))
+    }
+
+    /// The store of contexts.
+    pub fn contexts(&self) -> anyhow::Result<Store> {
+        let path = self.config_path.as_deref();
+        path.map(Store::beside)
+            .context("find the contexts: HOME is not set")
+    }
+
+    /// The context that the config file names, if it is not the default one.
+    pub fn configured_context(&self) -> Option<String> {
+        self.setting("currentContext").filter(|name| name != DEFAULT)
     }
 
     /// The user's config file; an absent one is empty.
@@ -146,28 +170,48 @@ fn is_set(name: &str) -> bool {
     std::env::var_os(name).is_some_and(|value| !value.is_empty())
 }
 
-/// The host of a docker context, from its metadata beside the config file.
-fn context_host(config: Option<&std::path::Path>, name: &str) -> anyhow::Result<String> {
-    let folder = config
-        .and_then(|path| path.parent())
-        .context("find the contexts: HOME is not set")?;
-    let absent = || format!("context \"{name}\": context not found");
-    for entry in std::fs::read_dir(folder.join("contexts/meta"))
-        .with_context(absent)?
-        .flatten()
-    {
-        let Ok(text) = std::fs::read(entry.path().join("meta.json")) else {
-            continue;
-        };
-        let Ok(meta) = serde_json::from_slice::<Value>(&text) else {
-            continue;
-        };
-        if meta["Name"] == name {
-            let host = meta["Endpoints"]["docker"]["Host"].as_str();
-            return host
-                .map(str::to_owned)
-                .with_context(|| format!("context {name:?} names no host"));
-        }
+/// The first of the variables that is set and not empty.
+fn environment<const N: usize>(names: [&str; N]) -> Option<String> {
+    names
+        .iter()
+        .find_map(|name| std::env::var(name).ok().filter(|text| !text.is_empty()))
+}
+
+/// The name of the context in use.
+fn choose(
+    host_given: bool,
+    named: Option<String>,
+    host_set: bool,
+    set: Option<String>,
+    configured: impl FnOnce() -> Option<String>,
+) -> String {
+    let chosen = match named {
+        Some(name) => Some(name),
+        None if host_given || host_set => None,
+        None => set.or_else(configured),
+    };
+    chosen.unwrap_or_else(|| DEFAULT.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_last_and_nearest_chooses_the_context() {
+        let some = |text: &str| Some(text.to_owned());
+        let configured = || some("of-file");
+        assert_eq!(
+            choose(false, some("flag"), true, some("variable"), configured),
+            "flag"
+        );
+        assert_eq!(choose(true, None, false, some("variable"), configured), "default");
+        assert_eq!(choose(false, None, true, some("variable"), configured), "default");
+        assert_eq!(
+            choose(false, None, false, some("variable"), configured),
+            "variable"
+        );
+        assert_eq!(choose(false, None, false, None, configured), "of-file");
+        assert_eq!(choose(false, None, false, None, || None), "default");
     }
-    bail!(absent())
 }

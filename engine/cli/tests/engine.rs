@@ -394,3 +394,167 @@ fn credentials_are_kept_and_sent_with_the_pull() {
     let (_, out, _) = shown(&engine.kelson(&[&config[..], &["logout", "registry.test:5000"]].concat()));
     assert_eq!(out, "Removing login credentials for registry.test:5000\n");
 }
+
+const SAMPLE: &str = r#"{"id":"0123456789abcdef","name":"/web","cpu_stats":{"cpu_usage":{"total_usage":300},"system_cpu_usage":2000,"online_cpus":2},"precpu_stats":{"cpu_usage":{"total_usage":100},"system_cpu_usage":1000},"memory_stats":{"usage":2097152,"limit":1073741824},"pids_stats":{"current":3}}"#;
+
+#[test]
+fn stats_once_and_as_a_stream_that_ends() {
+    let engine = Engine::start(|asked, stream| match asked.line.as_str() {
+        "GET /containers/web/stats?stream=0" | "GET /containers/web/stats?stream=1" => {
+            json(stream, 200, SAMPLE)
+        }
+        "GET /containers/0123456789abcdef/stats?stream=0" => json(stream, 200, SAMPLE),
+        "GET /containers/json" => json(stream, 200, r#"[{"Id":"0123456789abcdef"}]"#),
+        _ => json(stream, 404, r#"{"message":"No such container: x"}"#),
+    });
+    let table = "CONTAINER ID   NAME      CPU %     MEM USAGE / LIMIT   MEM %     NET I/O   BLOCK I/O   PIDS\n0123456789ab   web       40.00%    2MiB / 1GiB         0.20%     0B / 0B   0B / 0B     3\n";
+    for args in [
+        &["stats", "--no-stream", "web"][..],
+        &["container", "stats", "--no-stream"],
+    ] {
+        assert_eq!(shown(&engine.kelson(args)), (0, table.to_owned(), String::new()));
+    }
+    let (code, out, _) = shown(&engine.kelson(&["stats", "--format", "{{.ID}}", "web"]));
+    assert!(
+        code == 0 && out.starts_with("\x1b[H") && out.ends_with("\x1b[J"),
+        "{out:?}"
+    );
+    assert_eq!(
+        shown(&engine.kelson(&["stats", "--no-stream", "x"])),
+        (
+            1,
+            String::new(),
+            "Error response from daemon: No such container: x\n".to_owned()
+        )
+    );
+}
+
+#[test]
+fn update_sends_what_was_given_and_nothing_else() {
+    let engine = Engine::start(|_, stream| json(stream, 200, r#"{"Warnings":["w"]}"#));
+    let output = engine.kelson(&[
+        "update",
+        "--memory",
+        "64m",
+        "--cpus=.5",
+        "--restart",
+        "on-failure:3",
+        "a",
+        "b",
+    ]);
+    assert_eq!(shown(&output), (0, "a\nb\nw\nw\n".to_owned(), String::new()));
+    assert_eq!(
+        engine.body("POST /containers/b/update"),
+        serde_json::json!({"Memory": 67_108_864, "NanoCpus": 500_000_000, "RestartPolicy": {"Name": "on-failure", "MaximumRetryCount": 3}})
+    );
+    let (code, _, error) = shown(&engine.kelson(&["update", "a"]));
+    assert_eq!(
+        (code, error.as_str()),
+        (1, "you must provide one or more flags when using this command\n")
+    );
+    assert_eq!(shown(&engine.kelson(&["update", "-m", "x", "a"])).0, 125);
+}
+
+#[test]
+fn system_prune_asks_and_prunes_in_order() {
+    let engine = Engine::start(|asked, stream| {
+        let line = asked.line.split('?').next().unwrap_or_default();
+        match line {
+            "POST /containers/prune" => json(
+                stream,
+                200,
+                r#"{"ContainersDeleted":["c"],"SpaceReclaimed":1000}"#,
+            ),
+            "POST /networks/prune" => json(stream, 501, r#"{"message":"not yet"}"#),
+            "POST /volumes/prune" => json(stream, 200, r#"{"VolumesDeleted":null,"SpaceReclaimed":0}"#),
+            _ => json(
+                stream,
+                200,
+                r#"{"ImagesDeleted":[{"Untagged":"x:1"},{"Deleted":"sha256:1"}],"SpaceReclaimed":500}"#,
+            ),
+        }
+    });
+    let (code, out, _) = shown(&engine.kelson_with(&["system", "prune"], "n\n"));
+    assert!(
+        code == 0 && out.contains("WARNING! This will remove:\n  - all stopped containers\n"),
+        "{out}"
+    );
+    assert!(engine.lines().is_empty());
+    let output = engine.kelson(&["system", "prune", "-f", "--volumes"]);
+    let text = "Deleted Containers:\nc\n\nDeleted Images:\nuntagged: x:1\ndeleted: sha256:1\n\nTotal reclaimed space: 1.5kB\n";
+    assert_eq!(shown(&output), (0, text.to_owned(), String::new()));
+}
+
+/// A `ssh` that shows what it was told and is its own other end.
+fn fake_ssh(dir: &std::path::Path, host: &str) {
+    let script = format!(
+        "#!/bin/sh\nprintf '%s\\n' \"$@\" > {0}/told\nexec {1} -H {host} system dial-stdio\n",
+        dir.display(),
+        env!("CARGO_BIN_EXE_kelson")
+    );
+    std::fs::write(dir.join("ssh"), script).unwrap();
+    std::fs::set_permissions(
+        dir.join("ssh"),
+        std::os::unix::fs::PermissionsExt::from_mode(0o755),
+    )
+    .unwrap();
+}
+
+#[test]
+fn an_engine_behind_ssh_answers_attaches_and_is_a_context() {
+    let engine = one_run(3, false);
+    let dir = tempfile::tempdir().unwrap();
+    fake_ssh(dir.path(), &engine.host);
+    let path = format!("{}:/usr/bin:/bin", dir.path().display());
+    let run = |args: &[&str]| {
+        let mut command = command(args);
+        let output = command
+            .env("PATH", &path)
+            .env("DOCKER_CONFIG", dir.path())
+            .output();
+        shown(&output.unwrap())
+    };
+    let (code, out, error) = run(&["-H", "ssh://me@host:2222", "run", "x"]);
+    assert_eq!((code, out.as_str()), (3, "out\n"), "{error}");
+    let told = std::fs::read_to_string(dir.path().join("told")).unwrap();
+    let wanted = "-l\nme\n-p\n2222\n-o\nConnectTimeout=30\n-T\n--\nhost\nkelson system dial-stdio\n";
+    assert_eq!(told, wanted);
+
+    assert_eq!(
+        run(&["context", "create", "far", "--docker", "host=ssh://host"]).0,
+        0
+    );
+    assert_eq!(run(&["context", "use", "far"]).1, "far\n");
+    assert_eq!(run(&["context", "show"]).1, "far\n");
+    let lines = run(&[
+        "context",
+        "ls",
+        "--format",
+        "{{.Name}} {{.Current}} {{.DockerEndpoint}}",
+    ])
+    .1;
+    assert_eq!(
+        lines,
+        "default false unix:///run/kelson/kelson.sock\nfar true ssh://host\n"
+    );
+    assert!(run(&["context", "ls"]).1.starts_with("NAME      DESCRIPTION  "));
+    assert_eq!(
+        run(&["context", "rm", "far"]).2,
+        "context \"far\" is in use, set -f flag to force remove\n"
+    );
+    let tar = dir.path().join("far.tar").display().to_string();
+    assert_eq!(run(&["context", "export", "far", &tar]).0, 0);
+    assert_eq!(run(&["context", "import", "near", &tar]).1, "near\n");
+    assert_eq!(
+        run(&["context", "inspect", "near", "-f", "{{.Endpoints.docker.Host}}"]).1,
+        "ssh://host\n"
+    );
+    assert_eq!(run(&["context", "rm", "-f", "far"]).1, "far\n");
+    assert_eq!(run(&["context", "show"]).1, "default\n");
+    // A context that is not there is an error, and no reason to refuse the command that leaves it.
+    let (code, _, error) = run(&["--context", "far", "ps"]);
+    let wanted =
+        "Failed to initialize: unable to resolve kelson endpoint: context \"far\": context not found\n";
+    assert_eq!((code, error.as_str()), (1, wanted));
+    assert_eq!(run(&["--context", "far", "context", "use", "default"]).0, 0);
+}

@@ -168,6 +168,18 @@ impl ConfigFile {
         self.root.get(key)
     }
 
+    /// Sets such a setting, or removes it, and writes the file.
+    ///
+    /// # Errors
+    /// `Unavailable` when the file cannot be written.
+    pub fn set_setting(&mut self, key: &str, value: Option<Value>) -> Result<()> {
+        match value {
+            Some(value) => self.root.insert(key.to_owned(), value),
+            None => self.root.remove(key),
+        };
+        self.save()
+    }
+
     /// Whether credentials go to a helper program for this registry (login warns when they do not).
     #[must_use]
     pub fn has_helper(&self, domain: &str) -> bool {

@@ -452,7 +452,6 @@ mod tests {
             &["--init-path", "relative"],
             &["--add-runtime", "x"],
             &["--default-ulimit", "nofile=5:1"],
-            &["-H", "fd://"],
         ] {
             assert!(decide(args, None).is_err(), "{args:?}");
         }

@@ -3,6 +3,7 @@
 use super::errors::ApiError;
 use crate::config::Settings;
 use kelson_core::Engine;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -14,6 +15,8 @@ const START_DEADLINE: Duration = Duration::from_secs(60);
 pub struct App {
     /// What kelsond was told.
     pub settings: Settings,
+    /// Debug mode, which a reload changes.
+    pub debug: AtomicBool,
     /// Identity of this daemon, kept in the data root.
     engine: watch::Receiver<Option<Engine>>,
 }
@@ -21,7 +24,11 @@ pub struct App {
 impl App {
     /// A server whose engine arrives later on `engine`.
     pub fn new(settings: Settings, engine: watch::Receiver<Option<Engine>>) -> Self {
-        App { settings, engine }
+        App {
+            debug: AtomicBool::new(settings.debug),
+            settings,
+            engine,
+        }
     }
 
     /// The engine. Clients may connect from the first moment on (ready = listening), so this waits for the start.

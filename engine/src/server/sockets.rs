@@ -1,6 +1,7 @@
-//! The addresses kelsond listens on: `unix://PATH`, `tcp://HOST:PORT`.
+//! The addresses kelsond listens on: `unix://PATH`, `tcp://HOST:PORT`, `fd://[NAME]`.
 
 use super::listen::Socket;
+use crate::service::{self, Passed};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Group, chown};
 use std::fmt;
@@ -20,6 +21,8 @@ pub enum Address {
     Unix(PathBuf),
     /// Host and port.
     Tcp(String),
+    /// Sockets that the service manager passes: those of a name or number, else all.
+    Passed(String),
 }
 
 impl fmt::Display for Address {
@@ -27,6 +30,7 @@ impl fmt::Display for Address {
         match self {
             Address::Unix(path) => write!(f, "unix://{}", path.display()),
             Address::Tcp(at) => write!(f, "tcp://{at}"),
+            Address::Passed(which) => write!(f, "fd://{which}"),
         }
     }
 }
@@ -49,7 +53,7 @@ impl Address {
                 "invalid bind address {text}: the socket's path must be absolute"
             )),
             "tcp" => tcp(rest).ok_or_else(|| format!("invalid bind address format: {text}")),
-            "fd" => Err("fd:// (socket activation) is not supported yet; use unix:// or tcp://".to_owned()),
+            "fd" => Ok(Address::Passed(rest.to_owned())),
             _ => Err(format!("invalid bind address format: {text}")),
         }
     }
@@ -71,8 +75,8 @@ fn tcp(rest: &str) -> Option<Address> {
 /// A bound address.
 #[derive(Debug)]
 pub enum Listener {
-    /// Unix socket; the file goes away with the listener.
-    Unix(UnixListener, PathBuf),
+    /// Unix socket; the file, if it is ours, goes away with the listener.
+    Unix(UnixListener, Option<PathBuf>),
     /// TCP.
     Tcp(TcpListener),
 }
@@ -105,7 +109,7 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if let Listener::Unix(_, path) = self {
+        if let Listener::Unix(_, Some(path)) = self {
             // Already gone is as good.
             let _ = std::fs::remove_file(path);
         }
@@ -116,14 +120,32 @@ impl Drop for Listener {
 ///
 /// # Errors
 /// A sentence that says what is wrong.
-pub async fn bind(address: &Address, group: Option<&str>) -> Result<Listener, String> {
+pub async fn bind(address: &Address, group: Option<&str>) -> Result<Vec<Listener>, String> {
     match address {
         Address::Tcp(at) => TcpListener::bind(at.as_str())
             .await
-            .map(Listener::Tcp)
+            .map(|listener| vec![Listener::Tcp(listener)])
             .map_err(|e| format!("listen on {address}: {e}")),
-        Address::Unix(path) => bind_unix(path, group).map_err(|e| format!("listen on {address}: {e}")),
+        Address::Unix(path) => match bind_unix(path, group) {
+            Ok(listener) => Ok(vec![listener]),
+            Err(error) => Err(format!("listen on {address}: {error}")),
+        },
+        Address::Passed(which) => {
+            let passed = service::sockets(which).map_err(|error| format!("listen on {address}: {error}"))?;
+            passed.into_iter().map(adopt).collect()
+        }
     }
+}
+
+/// A socket that the service manager bound: its file, mode and owner are that one's business.
+fn adopt(passed: Passed) -> Result<Listener, String> {
+    match passed {
+        Passed::Unix(listener) => {
+            UnixListener::from_std(listener).map(|listener| Listener::Unix(listener, None))
+        }
+        Passed::Tcp(listener) => TcpListener::from_std(listener).map(Listener::Tcp),
+    }
+    .map_err(|error| format!("take the service manager's socket: {error}"))
 }
 
 fn bind_unix(path: &Path, group: Option<&str>) -> Result<Listener, String> {
@@ -144,7 +166,7 @@ fn bind_unix(path: &Path, group: Option<&str>) -> Result<Listener, String> {
     umask(old);
     let listener = bound.map_err(|e| e.to_string())?;
     chown(path, None, Some(gid)).map_err(|e| format!("give the socket to group {gid}: {e}"))?;
-    Ok(Listener::Unix(listener, path.to_owned()))
+    Ok(Listener::Unix(listener, Some(path.to_owned())))
 }
 
 fn clear_stale(path: &Path) -> Result<(), String> {
@@ -196,7 +218,11 @@ mod tests {
         assert_eq!(show(":2375"), "tcp://localhost:2375");
         assert_eq!(show("tcp://[::1]:99/"), "tcp://[::1]:99");
         assert_eq!(show("tcp://h"), "tcp://h:2375");
-        for bad in ["unix://rel", "http://x", "tcp://h:x", "tcp://h:1/path", "fd://"] {
+        assert_eq!(
+            (show("fd://"), show("fd://api")),
+            ("fd://".into(), "fd://api".into())
+        );
+        for bad in ["unix://rel", "http://x", "tcp://h:x", "tcp://h:1/path"] {
             assert!(show(bad).starts_with('!'), "{bad}: {}", show(bad));
         }
     }

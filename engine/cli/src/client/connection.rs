@@ -1,4 +1,4 @@
-//! One connection to the engine: a stream of bytes over a unix socket or TCP.
+//! One connection to the engine: a stream of bytes over a unix socket, TCP, or ssh.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream, ToSocketAddrs};
@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+
+use super::ssh::Ssh;
 
 /// How long a TCP connection may take to open.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
@@ -23,10 +25,13 @@ pub enum Endpoint {
     Unix(PathBuf),
     /// `host:port`.
     Tcp(String),
+    /// `ssh HOST kelson system dial-stdio`.
+    Ssh(Ssh),
 }
 
 impl Endpoint {
-    /// Reads what `-H` and `DOCKER_HOST` hold: `unix:///path`, `tcp://host:port`, `host:port`.
+    /// Reads what `-H` and `DOCKER_HOST` hold: `unix:///path`, `tcp://host:port`, `host:port`,
+    /// `ssh://[user@]host[:port][/socket]`.
     pub fn parse(text: &str) -> anyhow::Result<Endpoint> {
         let (scheme, rest) = text.split_once("://").unwrap_or(("tcp", text));
         match scheme {
@@ -42,8 +47,11 @@ impl Endpoint {
                     format!("{authority}:{TCP_PORT}")
                 }))
             }
-            "ssh" | "npipe" | "fd" => {
-                bail!("unable to use {text:?}: kelson speaks to unix:// and tcp:// hosts")
+            "ssh" => Ssh::parse(rest)
+                .map(Endpoint::Ssh)
+                .with_context(|| format!("invalid ssh host {text:?}")),
+            "npipe" | "fd" => {
+                bail!("unable to use {text:?}: kelson speaks to unix://, tcp:// and ssh:// hosts")
             }
             _ => bail!("invalid bind address format: {text}"),
         }
@@ -53,6 +61,7 @@ impl Endpoint {
     pub fn connect(&self) -> io::Result<Connection> {
         match self {
             Endpoint::Unix(path) => UnixStream::connect(path).map(Connection::Unix),
+            Endpoint::Ssh(host) => host.connect().map(Connection::Unix),
             Endpoint::Tcp(authority) => {
                 let mut last = io::Error::from(io::ErrorKind::NotFound);
                 for address in authority.to_socket_addrs()? {
@@ -75,6 +84,7 @@ impl std::fmt::Display for Endpoint {
         match self {
             Endpoint::Unix(path) => write!(f, "unix://{}", path.display()),
             Endpoint::Tcp(authority) => write!(f, "tcp://{authority}"),
+            Endpoint::Ssh(host) => write!(f, "{host}"),
         }
     }
 }
@@ -390,6 +400,29 @@ mod tests {
             parse("foo://x").unwrap_err(),
             "invalid bind address format: foo://x"
         );
-        assert!(parse("unix://").is_err() && parse("ssh://a").is_err());
+        assert!(parse("unix://").is_err());
+        assert_eq!(parse("ssh://me@a.b:22/x.sock").unwrap(), "ssh://me@a.b:22/x.sock");
+        assert_eq!(parse("ssh://a").unwrap(), "ssh://a");
+        for bad in [
+            "ssh://",
+            "ssh://a:x",
+            "ssh://-oProxyCommand=x",
+            "ssh://-u@a",
+            "ssh://u:secret@a",
+            "ssh://@a",
+        ] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_command_at_the_other_end_is_quoted() {
+        let remote = |text: &str| Ssh::parse(text).unwrap().remote();
+        assert_eq!(remote("a"), "kelson system dial-stdio");
+        assert_eq!(remote("a/"), "kelson system dial-stdio");
+        assert_eq!(
+            remote("a/run/it's; here"),
+            r"kelson --host 'unix:///run/it'\''s; here' system dial-stdio"
+        );
     }
 }

@@ -1,6 +1,7 @@
 //! The table of commands. Each is a file of its own with its flags, its help and what it does.
 
 pub mod container;
+pub mod context;
 pub mod filters;
 pub mod formats;
 pub mod image;
@@ -16,6 +17,7 @@ use crate::argv::Command;
 /// Every command.
 pub static ALL: &[&Command] = &[
     &container::attach::COMMAND,
+    &container::commit::COMMAND,
     &container::cp::COMMAND,
     &container::create::COMMAND,
     &container::diff::COMMAND,
@@ -34,9 +36,20 @@ pub static ALL: &[&Command] = &[
     &container::rm::COMMAND,
     &container::run::COMMAND,
     &container::start::COMMAND,
+    &container::stats::COMMAND,
     &container::stop::COMMAND,
     &container::top::COMMAND,
+    &container::update::COMMAND,
     &container::wait::COMMAND,
+    &context::create::CREATE,
+    &context::create::UPDATE,
+    &context::transfer::EXPORT,
+    &context::transfer::IMPORT,
+    &context::ls::INSPECT,
+    &context::ls::LS,
+    &context::ls::SHOW,
+    &context::choose::RM,
+    &context::choose::USE,
     &image::history::COMMAND,
     &image::import::COMMAND,
     &image::inspect::COMMAND,
@@ -53,9 +66,11 @@ pub static ALL: &[&Command] = &[
     &registry::login::COMMAND,
     &registry::logout::COMMAND,
     &system::df::COMMAND,
+    &system::dial_stdio::COMMAND,
     &system::events::COMMAND,
     &system::info::COMMAND,
     &system::inspect::COMMAND,
+    &system::prune::COMMAND,
     &system::version::COMMAND,
     &volume::create::COMMAND,
     &volume::inspect::COMMAND,
@@ -72,6 +87,7 @@ pub const COMMON: &[&str] = &[
 /// The nouns, with what they are about.
 pub const NOUNS: &[(&str, &str)] = &[
     ("container", "Manage containers"),
+    ("context", "Manage contexts"),
     ("image", "Manage images"),
     ("network", "Manage networks"),
     ("system", "Manage Kelson"),
@@ -128,6 +144,51 @@ mod tests {
                 command.flags().all(|flag| !flag.help.is_empty()),
                 "{:?}",
                 command.names
+            );
+        }
+    }
+
+    /// Flags that docker has on Linux and that mean something only elsewhere, or to a program we have no use for.
+    fn without_meaning_here(command: &str, flag: &str) -> bool {
+        match command {
+            // Windows.
+            "run" | "create" => matches!(
+                flag,
+                "cpu-count" | "cpu-percent" | "io-maxbandwidth" | "io-maxiops"
+            ),
+            // Experimental in docker; the engine has no checkpoints yet.
+            "start" => flag.starts_with("checkpoint"),
+            // Volumes of a swarm's cluster.
+            "volume create" => !matches!(flag, "driver-d" | "label" | "opt-o"),
+            "volume ls" => flag == "cluster",
+            "volume update" => true,
+            _ => false,
+        }
+    }
+
+    #[test]
+    fn every_flag_of_docker_28_is_there_with_its_letter() {
+        for line in include_str!("../../tests/data/docker-28.2-flags.txt").lines() {
+            let (name, flags) = line.split_once(':').unwrap();
+            let command = find_exact(name);
+            for flag in flags
+                .split_whitespace()
+                .filter(|flag| !without_meaning_here(name, flag))
+            {
+                let (long, letter) = match flag.rsplit_once('-') {
+                    Some((long, letter)) if letter.len() == 1 => (long, letter.chars().next()),
+                    _ => (flag, None),
+                };
+                let found = command.and_then(|command| command.flag(long));
+                let found = found.unwrap_or_else(|| panic!("docker {name} has --{long}"));
+                assert!(
+                    !found.hidden && (letter.is_none() || found.short == letter),
+                    "{name} {flag}"
+                );
+            }
+            assert!(
+                command.is_some() || name == "volume update",
+                "docker has the command {name}"
             );
         }
     }

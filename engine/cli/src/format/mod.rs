@@ -6,6 +6,7 @@ pub mod images;
 pub mod indent;
 pub mod listing;
 pub mod progress;
+pub mod stats;
 pub mod template;
 pub mod timestamp;
 pub mod units;

@@ -81,9 +81,8 @@ pub fn go_arch() -> &'static str {
 /// `GET /info`: core's facts and the server's own.
 pub async fn info(call: Call) -> Result<Reply, ApiError> {
     let mut info = call.app.engine().await?.info().await?;
-    let settings = &call.app.settings;
     info.server_version = env!("CARGO_PKG_VERSION").to_owned();
-    info.debug = settings.debug;
+    info.debug = call.app.debug.load(std::sync::atomic::Ordering::Relaxed);
     info.n_fd = std::fs::read_dir("/proc/self/fd").map_or(-1, |dir| i64::try_from(dir.count()).unwrap_or(-1));
     let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
     info.n_goroutines = i64::try_from(tasks).unwrap_or(-1);

@@ -1,6 +1,7 @@
 //! Commands about containers.
 
 pub mod attach;
+pub mod commit;
 pub mod cp;
 pub mod create;
 pub mod diff;
@@ -21,9 +22,11 @@ pub mod restart;
 pub mod rm;
 pub mod run;
 pub mod start;
+pub mod stats;
 pub mod stop;
 pub mod terminal;
 pub mod top;
+pub mod update;
 pub mod wait;
 
 use crate::argv::Parsed;

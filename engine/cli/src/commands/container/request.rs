@@ -367,7 +367,7 @@ fn policies(parsed: &Parsed, host: &mut HostConfig) -> anyhow::Result<()> {
 }
 
 /// Reads `--restart`: `no`, `always`, `unless-stopped`, `on-failure[:3]`. Which names exist is for the engine to say.
-fn restart_policy(text: &str) -> anyhow::Result<RestartPolicy> {
+pub fn restart_policy(text: &str) -> anyhow::Result<RestartPolicy> {
     let (name, count) = match text.split_once(':') {
         None => (text, 0),
         Some(("", _)) => bail!("invalid restart policy format: no policy provided before colon"),
