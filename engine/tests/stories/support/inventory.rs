@@ -97,11 +97,16 @@ fn network_namespaces(pid: Pid, found: &mut BTreeSet<String>) {
     }
 }
 
+/// The kernel's mark of a process on its way out (include/linux/sched.h).
+const PF_EXITING: u64 = 0x4;
+
 fn process(pid: Pid) -> Option<String> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // proc_pid_stat(5): the state follows the last parenthesis. A zombie of ours is reaped at the end of the
-    // test.
-    if stat.rsplit_once(") ")?.1.starts_with('Z') {
+    // proc_pid_stat(5): the state follows the last parenthesis, and the flags are six fields on. A zombie of ours is
+    // reaped at the end of the test. One that is exiting has lost its command line, and is gone in a moment.
+    let mut fields = stat.rsplit_once(") ")?.1.split(' ');
+    let is_exiting = |flags: u64| flags & PF_EXITING != 0;
+    if fields.next() == Some("Z") || fields.nth(5)?.parse().is_ok_and(is_exiting) {
         return None;
     }
     let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
