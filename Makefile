@@ -14,10 +14,10 @@ BIN := $(OUT)/bin
 HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 PREFIX ?= /usr/local
 
-STATIC_PACKAGES := kelson-runtime kelson-shim kelson-spec-tests kelson-floor
+STATIC_PACKAGES := kelson-runtime kelson-shim kelson-logger kelson-spec-tests kelson-floor
 STATIC_DIR := $(CARGO_TARGET_DIR)/$(HOST)/static
 RELEASE_DIR := $(CARGO_TARGET_DIR)/release
-PROGRAMS := kelson kelsond kelson-shim containerd-shim-kelson-v2 kelson-runtime kelson-spec-tests
+PROGRAMS := kelson kelsond kelson-shim containerd-shim-kelson-v2 kelson-logger kelson-runtime kelson-spec-tests
 
 BUILD_PACKAGES := gcc libc6-dev libseccomp-dev
 RUN_PACKAGES := iproute2 nftables
@@ -33,7 +33,7 @@ help: ## list the targets
 build: build-packages static dynamic ## build release binaries into target/kelson/bin
 	@install -d $(BIN)
 	@for program in kelson kelsond; do install -m 755 $(RELEASE_DIR)/$$program $(BIN)/; done
-	@for program in kelson-runtime kelson-shim kelson-spec-tests kelson-floor; do install -m 755 $(STATIC_DIR)/$$program $(BIN)/; done
+	@for program in $(STATIC_PACKAGES); do install -m 755 $(STATIC_DIR)/$$program $(BIN)/; done
 	@ln -f $(BIN)/kelson-shim $(BIN)/containerd-shim-kelson-v2
 	@ls -l $(BIN)
 

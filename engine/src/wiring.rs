@@ -31,6 +31,7 @@ pub fn engine_config(settings: &Settings) -> anyhow::Result<EngineConfig> {
             .shim
             .clone()
             .unwrap_or_else(|| beside.join("kelson-shim")),
+        logger: beside.join("kelson-logger"),
         runtimes,
         default_runtime,
         cgroup_parent: settings.cgroup_parent.clone().unwrap_or(defaults.cgroup_parent),

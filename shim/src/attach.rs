@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kelson_shim_proto::attach::{From, Hello, MAX_LINE, Reply, Stream};
-use kelson_shim_proto::logs::format::Replay;
+use kelson_shim_proto::logs::records::Records;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{UnixListener, UnixStream};
 
@@ -215,7 +215,7 @@ async fn writable_again(socket: &UnixStream) -> bool {
 /// Sends the log from `place`, which is `offset` bytes into its file, then becomes live without a gap.
 async fn replay(client: &Arc<Client>, hub: &Hub, mut place: Place, mut offset: u64) {
     let mut file = place.file.take();
-    let mut parser = Replay::new(hub.format());
+    let mut parser = Records::new(hub.format());
     let mut buffer = vec![0; READ];
     loop {
         let read = file
@@ -229,7 +229,7 @@ async fn replay(client: &Arc<Client>, hub: &Hub, mut place: Place, mut offset: u
                     if let Some(opened) = next.file.take() {
                         file = Some(opened);
                         offset = 0;
-                        parser = Replay::new(hub.format());
+                        parser = Records::new(hub.format());
                     }
                     place = next;
                 }
@@ -238,8 +238,8 @@ async fn replay(client: &Arc<Client>, hub: &Hub, mut place: Place, mut offset: u
         }
         offset += read as u64;
         let mut frames: [Vec<u8>; 2] = Default::default();
-        parser.push(&buffer[..read], |stream, bytes| {
-            let index = usize::from(stream == Stream::Stderr);
+        parser.push(&buffer[..read], |record| {
+            let index = usize::from(record.stream == Stream::Stderr);
             let other = if index == 0 {
                 Stream::Stderr
             } else {
@@ -250,7 +250,8 @@ async fn replay(client: &Arc<Client>, hub: &Hub, mut place: Place, mut offset: u
                 client.deliver(other, &frames[1 - index], None);
                 frames[1 - index].clear();
             }
-            frames[index].extend_from_slice(bytes);
+            record.write(&mut frames[index]);
+            true
         });
         client.deliver(Stream::Stdout, &frames[0], None);
         client.deliver(Stream::Stderr, &frames[1], None);

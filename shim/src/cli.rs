@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use crate::error::Result;
-use crate::{bootstrap, compress, containerd, diagnostics};
+use crate::{bootstrap, containerd, diagnostics};
 
 const USAGE: &str = "usage: kelson-shim serve < PARAMETERS\n       kelson-shim --version\n";
 
@@ -21,7 +21,6 @@ pub fn run(program: &OsStr, args: impl Iterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.take(3).collect();
     match args.iter().map(|arg| arg.to_str()).collect::<Vec<_>>().as_slice() {
         [Some("serve")] => status(bootstrap::serve()),
-        [Some("compress"), Some(path)] => status(compress::run(Path::new(path))),
         [Some("pause"), Some(netns)] => status(containerd::sandbox::pause(netns)),
         [Some("--version")] => {
             say(concat!("kelson-shim ", env!("CARGO_PKG_VERSION"), "\n").as_bytes());

@@ -12,7 +12,7 @@
 mod attach;
 mod bootstrap;
 pub mod cli;
-mod compress;
+mod compressor;
 mod config;
 mod container;
 mod containerd;

@@ -11,7 +11,7 @@ use kelson_shim_proto::logs::json_file::Pieces;
 use kelson_shim_proto::logs::{JsonFile, local, rotate};
 use kelson_shim_proto::time::Time;
 
-use crate::compress::Compressor;
+use crate::compressor::Compressor;
 use crate::diagnostics;
 use crate::error::{Doing, Result};
 
@@ -22,6 +22,7 @@ pub struct LogFile {
     path: PathBuf,
     max_size: u64,
     max_file: u32,
+    compress: bool,
     file: File,
     size: u64,
     generation: u64,
@@ -65,6 +66,7 @@ impl LogFile {
             path: address.path.clone(),
             max_size: address.max_size.unwrap_or(u64::MAX),
             max_file: address.max_file,
+            compress: address.compress && address.max_file > 1,
             file,
             size,
             generation: 0,
@@ -154,14 +156,13 @@ impl LogFile {
     }
 
     fn rotate(&mut self) {
-        let compresses = self.format == Format::Local && self.max_file > 1;
         // Names must not move while the last file is being compressed; the current one grows meanwhile.
         if self.compressor.as_mut().is_some_and(Compressor::is_at_work) {
             return;
         }
         for (from, to) in rotate::renames(&self.path, self.max_file) {
             self.rename(&from, &to);
-            if compresses {
+            if self.compress {
                 let (from, to) = (rotate::compressed(&from), rotate::compressed(&to));
                 self.rename(&from, &to);
             }
@@ -171,7 +172,7 @@ impl LogFile {
             let _ = std::fs::remove_file(&self.path);
         }
         self.open_anew();
-        if compresses {
+        if self.compress {
             self.compressor = Compressor::start(&rotate::name(&self.path, 1));
         }
     }
@@ -291,6 +292,7 @@ mod tests {
             path: dir.join("l.log"),
             max_size,
             max_file,
+            compress: false,
         }
     }
 

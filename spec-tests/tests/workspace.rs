@@ -13,11 +13,12 @@ use serde_json::Value;
 const LONGEST_FILE: usize = 700;
 
 /// Who may link whom. Programs meet at standard seams, not in memory.
-const MAY_LINK: [(&str, &[&str]); 14] = [
+const MAY_LINK: [(&str, &[&str]); 15] = [
     ("kelson-sys", &[]),
     ("kelson-cgroups", &["kelson-sys"]),
     ("kelson-runtime", &["kelson-cgroups", "kelson-sys"]),
     ("kelson-shim-proto", &[]),
+    ("kelson-logger", &["kelson-shim-proto", "kelson-sys"]),
     (
         "kelson-shim",
         &["kelson-cgroups", "kelson-shim-proto", "kelson-sys"],

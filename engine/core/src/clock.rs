@@ -53,7 +53,7 @@ fn parse_seconds(text: &str) -> Option<Nanos> {
 }
 
 /// Go's `time.ParseDuration`: `1h30m`, `1.5s`, `300ms`.
-fn go_duration(text: &str) -> Option<Nanos> {
+pub(crate) fn go_duration(text: &str) -> Option<Nanos> {
     let mut rest = text;
     let mut total: Nanos = 0;
     if rest.is_empty() {

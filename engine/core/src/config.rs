@@ -71,6 +71,8 @@ pub struct EngineConfig {
     pub exec_root: PathBuf,
     /// Absolute path of `kelson-shim`.
     pub shim: PathBuf,
+    /// Absolute path of `kelson-logger`, which carries output to log drivers.
+    pub logger: PathBuf,
     /// Runtimes by name.
     pub runtimes: BTreeMap<String, RuntimeEntry>,
     /// Name of the runtime a container gets that names none.
@@ -81,7 +83,7 @@ pub struct EngineConfig {
     pub systemd_cgroup: bool,
     /// Default bridge network.
     pub network: NetworkSettings,
-    /// Default log driver: `json-file` or `none`.
+    /// Default log driver.
     pub log_driver: String,
     /// Default log options (`max-size`, `max-file`).
     pub log_opts: BTreeMap<String, String>,
@@ -125,6 +127,7 @@ impl Default for EngineConfig {
             data_root: "/var/lib/kelson".into(),
             exec_root: "/run/kelson".into(),
             shim: "kelson-shim".into(),
+            logger: "kelson-logger".into(),
             runtimes: BTreeMap::new(),
             default_runtime: "kelson".into(),
             cgroup_parent: "/kelson".into(),

@@ -7,6 +7,7 @@ use kelson_api::{
 };
 
 use crate::clock;
+use crate::containers::logging;
 use crate::containers::record::Status;
 use crate::inner::Inner;
 
@@ -54,7 +55,7 @@ pub(crate) fn collect(inner: &Inner) -> SystemInfo {
             volume: Some(vec!["local".into()]),
             network: Some(["bridge", "host", "null"].map(String::from).to_vec()),
             authorization: None,
-            log: Some(["json-file", "none"].map(String::from).to_vec()),
+            log: Some(logging::NAMES.map(String::from).to_vec()),
         },
         memory_limit: has("memory", "memory.limit_in_bytes"),
         swap_limit: has("memory", "memory.memsw.limit_in_bytes"),

@@ -15,6 +15,7 @@ mod crash;
 mod everyday;
 mod files;
 mod init;
+mod log_drivers;
 mod peers;
 mod redis;
 mod stock;

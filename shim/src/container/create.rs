@@ -17,6 +17,7 @@ use crate::fault;
 use crate::io::console::{CONSOLE_DEADLINE, Console, ConsoleSocket};
 use crate::io::logger::Logger;
 use crate::io::{self, Addresses, ChildStdio, OurStdio, Sink, pump, relay};
+use crate::lifetime::Lifetime;
 use crate::log_file::LogFile;
 use crate::mounts;
 use crate::oom;
@@ -78,7 +79,16 @@ impl Container {
         fault::point("created");
         let exit = self.reaper.exit_of(pid);
         self.init.made(pid, Phase::Created, console.clone());
-        if let Err(error) = connect(&self.init, stdio.log, stdio.ours, stdio.logger, console).await {
+        if let Err(error) = connect(
+            &self.init,
+            stdio.log,
+            stdio.ours,
+            stdio.logger,
+            console,
+            &self.lifetime,
+        )
+        .await
+        {
             diagnostics::report(&error.to_string());
         }
         let made = self.init.snapshot().pid;
@@ -137,9 +147,11 @@ impl Container {
     }
 
     pub(super) async fn stdio(&self, terminal: bool, addresses: &Addresses, dir: &Path) -> Result<Stdio> {
-        let mut logger = match addresses.logger() {
-            Some(binary) => Some(Logger::start(binary, &self.id, &self.namespace, &self.reaper).await?),
-            None => None,
+        let (id, namespace, reaper) = (&self.id, &self.namespace, &self.reaper);
+        let mut logger = match (addresses.logger(), addresses.driver()) {
+            (Some(binary), _) => Some(Logger::start(binary, id, namespace, reaper).await?),
+            (None, Some(driver)) => Some(Logger::start_driver(driver, id, namespace, reaper).await?),
+            (None, None) => None,
         };
         let (child, ours, socket) = if terminal {
             let socket = ConsoleSocket::bind(dir, "console.sock")?;
@@ -224,9 +236,10 @@ pub(super) async fn connect(
     ours: OurStdio,
     logger: Option<Logger>,
     console: Option<Arc<Console>>,
+    lifetime: &Arc<Lifetime>,
 ) -> Result<()> {
     if let Some(logger) = logger {
-        logger.watch(&process.hub);
+        logger.watch(&process.hub, lifetime)?;
     }
     let is_terminal = console.is_some();
     if let Some(console) = console {

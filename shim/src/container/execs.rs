@@ -71,7 +71,16 @@ impl Container {
         let (pid, console) = self.with_console(stdio.socket.as_ref(), call).await?;
         let exit = self.reaper.exit_of(pid);
         process.made(pid, Phase::Running, console.clone());
-        if let Err(error) = connect(process, stdio.log, stdio.ours, stdio.logger, console).await {
+        if let Err(error) = connect(
+            process,
+            stdio.log,
+            stdio.ours,
+            stdio.logger,
+            console,
+            &self.lifetime,
+        )
+        .await
+        {
             diagnostics::report(&error.to_string());
         }
         let made = process.snapshot().pid;

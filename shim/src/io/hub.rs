@@ -10,6 +10,7 @@ use kelson_shim_proto::logs::json_file::Pieces;
 use tokio::sync::{Notify, watch};
 
 use super::client::Client;
+use super::tap::Tap;
 use crate::diagnostics;
 use crate::error::lock;
 use crate::log_file::{LogFile, Opened};
@@ -46,6 +47,7 @@ enum Open {
 struct Inner {
     log: Option<LogFile>,
     pieces: [Pieces; 2],
+    tap: Option<Arc<Tap>>,
     clients: Vec<Arc<Client>>,
     hurried: bool,
     ended: bool,
@@ -86,6 +88,11 @@ impl Hub {
         self.open.send_replace(Open::Streams(streams));
     }
 
+    /// Has output go to a log driver, too.
+    pub fn tapped(&self, tap: Arc<Tap>) {
+        lock(&self.inner).tap = Some(tap);
+    }
+
     /// Takes what one read returned.
     pub fn output(&self, stream: Stream, bytes: &[u8]) {
         let mut guard = lock(&self.inner);
@@ -95,6 +102,9 @@ impl Hub {
         }
         if let Some(log) = &mut inner.log {
             log.append(&mut inner.pieces[index(stream)], stream, bytes);
+        }
+        if let Some(tap) = &inner.tap {
+            tap.deliver(stream, bytes);
         }
         for client in &inner.clients {
             client.deliver(stream, bytes, inner.log.as_ref().map(LogFile::dir));
@@ -143,6 +153,9 @@ impl Hub {
         for client in inner.clients.drain(..) {
             client.close();
         }
+        if let Some(tap) = inner.tap.take() {
+            tap.close();
+        }
         drop(guard);
         self.open.send_replace(Open::Ended);
         self.room.notify_waiters();
@@ -163,7 +176,7 @@ impl Hub {
     /// Whether a client's queue is full.
     pub fn is_full(&self) -> bool {
         let inner = lock(&self.inner);
-        !inner.ended && inner.clients.iter().any(|client| inner.holds_up(client))
+        !inner.ended && (inner.tap_holds_up() || inner.clients.iter().any(|client| inner.holds_up(client)))
     }
 
     fn cut_off_the_stuck(&self, now: Instant) {
@@ -300,7 +313,15 @@ impl Hub {
 impl Inner {
     /// Whether the process should wait for `client`.
     fn holds_up(&self, client: &Client) -> bool {
-        client.is_full(if self.hurried { HURRIED } else { 0 }, self.log.is_some())
+        client.is_full(self.extra(), self.log.is_some())
+    }
+
+    fn tap_holds_up(&self) -> bool {
+        self.tap.as_ref().is_some_and(|tap| tap.is_full(self.extra()))
+    }
+
+    fn extra(&self) -> usize {
+        if self.hurried { HURRIED } else { 0 }
     }
 }
 

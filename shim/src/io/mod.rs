@@ -7,11 +7,13 @@ pub mod pump;
 pub mod relay;
 mod spill;
 pub mod stdin;
+pub mod tap;
 
 use std::fs::OpenOptions;
 use std::os::fd::OwnedFd;
 
 use kelson_shim_proto::attach::Stream;
+use kelson_shim_proto::logs::driver::Driver;
 use kelson_shim_proto::logs::{Binary, Input, Output};
 use rustix::fs::{Gid, Uid};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -57,6 +59,14 @@ impl Addresses {
     pub fn logger(&self) -> Option<&Binary> {
         match (&self.stdout, &self.stderr) {
             (Output::Binary(binary), _) | (_, Output::Binary(binary)) => Some(binary),
+            _ => None,
+        }
+    }
+
+    /// The log driver, if one is named. Stdout's address names it for both streams.
+    pub fn driver(&self) -> Option<&Driver> {
+        match (&self.stdout, &self.stderr) {
+            (Output::Driver(driver), _) | (_, Output::Driver(driver)) => Some(driver),
             _ => None,
         }
     }

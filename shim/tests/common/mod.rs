@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use kelson_shim_proto::attach::{self, Hello, Reply, Stream};
 use kelson_shim_proto::exit::ExitRecord;
-use kelson_shim_proto::logs::json_file::Parser;
+use kelson_shim_proto::logs::json_file::Entry;
 use kelson_shim_proto::serve::{PortParams, Ready, RuntimeParams, ServeParams};
 use kelson_shim_proto::task::{
     Any, CreateTaskRequest, DeleteRequest, ExecProcessRequest, KillRequest, Mount, ShutdownRequest,
@@ -355,9 +355,13 @@ impl Bench {
 
     pub fn log_text(&self) -> String {
         let mut text = String::new();
-        let mut parser = Parser::default();
         let bytes = fs::read(self.path("c-json.log")).unwrap_or_default();
-        parser.push(&bytes, |entry| text.push_str(&entry.unwrap().log));
+        for line in bytes
+            .split_inclusive(|byte| *byte == b'\n')
+            .filter(|line| line.ends_with(b"\n"))
+        {
+            text.push_str(&Entry::decode(line).unwrap().log);
+        }
         text
     }
 

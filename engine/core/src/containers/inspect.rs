@@ -8,7 +8,7 @@ use kelson_api::{
 };
 
 use super::container::{Container, Snapshot};
-use super::launch;
+use super::logging;
 use super::modes::NetworkMode;
 use super::record::{MountKind, Record, State, Status};
 use crate::error::Result;
@@ -55,8 +55,8 @@ fn describe(inner: &Inner, container: &Container) -> ContainerInspect {
         resolv_conf_path: etc("resolv.conf"),
         hostname_path: etc("hostname"),
         hosts_path: etc("hosts"),
-        log_path: launch::log_file(&record, &container.dir)
-            .map(|f| f.path.display().to_string())
+        log_path: logging::shown_path(&record, &container.dir)
+            .map(|path| path.display().to_string())
             .unwrap_or_default(),
         name: format!("/{}", record.name),
         restart_count: state.restart_count,

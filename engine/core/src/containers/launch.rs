@@ -6,13 +6,15 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use kelson_network::Endpoint;
-use kelson_shim_proto::logs::{Input, JsonFile, Output};
+use kelson_shim_proto::logs::Input;
 
 use super::container::Container;
 use super::etc_files::{self, Dns};
 use super::init;
-use super::modes::{NamespaceMode, NetworkMode, SeccompChoice, SecurityOptions, parse_size};
+use super::logging::{self, Facts};
+use super::modes::{NamespaceMode, NetworkMode, SeccompChoice, SecurityOptions};
 use super::record::{MountKind, Record};
+use crate::config::EngineConfig;
 use crate::error::{Doing, Error, Result};
 use crate::inner::Inner;
 use crate::spec::users::{self, ExecUser};
@@ -22,18 +24,14 @@ use crate::tasks::Stdio;
 /// Devices a host may have; a privileged container gets at most so many.
 const MAX_DEVICES: usize = 4096;
 
-/// The container's log.
-pub(crate) fn log_path(dir: &Path, id: &str) -> PathBuf {
-    dir.join(format!("{id}-json.log"))
-}
-
 /// How the shim is to keep the log, and where stdin comes from.
-pub(crate) fn stdio(record: &Record, dir: &Path) -> Stdio {
+pub(crate) fn stdio(record: &Record, dir: &Path, engine: &EngineConfig) -> Result<Stdio> {
     let config = &record.config;
-    let output = match log_file(record, dir) {
-        Some(file) => Output::JsonFile(file),
-        None => Output::Attached,
+    let facts = Facts {
+        logger: &engine.logger,
+        host: &host_name(),
     };
+    let output = logging::output(record, dir, &facts)?;
     let stdin = if config.open_stdin {
         Input::Attach {
             // A terminal outlives its first client: whoever detaches may come back and type.
@@ -48,30 +46,11 @@ pub(crate) fn stdio(record: &Record, dir: &Path) -> Stdio {
     } else {
         output.to_string()
     };
-    Stdio {
+    Ok(Stdio {
         terminal: config.tty,
         stdin,
         stdout: output.to_string(),
         stderr,
-    }
-}
-
-/// The log file with its limits; `None` for the `none` driver.
-pub(crate) fn log_file(record: &Record, dir: &Path) -> Option<JsonFile> {
-    let log = &record.host.log_config;
-    if log.r#type == "none" {
-        return None;
-    }
-    let option = |key: &str| log.config.as_ref().and_then(|c| c.get(key));
-    let max_size = option("max-size")
-        .and_then(|s| parse_size(s))
-        .and_then(|n| u64::try_from(n).ok())
-        .filter(|n| *n > 0);
-    let max_file = option("max-file").and_then(|n| n.parse().ok()).unwrap_or(1);
-    Some(JsonFile {
-        path: log_path(dir, &record.id),
-        max_size,
-        max_file,
     })
 }
 

@@ -10,6 +10,7 @@ pub(crate) mod init;
 pub(crate) mod inspect;
 pub(crate) mod launch;
 pub(crate) mod list;
+pub(crate) mod logging;
 pub(crate) mod logs;
 pub(crate) mod modes;
 pub(crate) mod monitor;

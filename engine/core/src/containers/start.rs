@@ -313,7 +313,7 @@ async fn create_task(inner: &Inner, container: &Container, task: &Task) -> Resul
     task.create(
         &inner.roots.bundle(&container.id),
         mount,
-        launch::stdio(&record, &container.dir),
+        launch::stdio(&record, &container.dir, &inner.config)?,
     )
     .await
 }

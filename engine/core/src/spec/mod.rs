@@ -377,4 +377,4 @@ fn is_foreign(path: &Path) -> bool {
 
 #[cfg(test)]
 #[path = "tests.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -9,7 +9,7 @@ use crate::seccomp::Seccomp;
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/spec/golden");
 
-fn record(config: ContainerConfig, host: HostConfig) -> Record {
+pub(crate) fn record(config: ContainerConfig, host: HostConfig) -> Record {
     Record {
         format: 1,
         id: "0123456789abcdef".repeat(4),

@@ -207,9 +207,6 @@ impl Entry {
     /// # Errors
     /// Text that is not such an object.
     pub fn decode(line: &[u8]) -> Result<Self, String> {
-        if let Some(entry) = plain(line) {
-            return Ok(entry);
-        }
         serde_json::from_slice(line).map_err(|e| format!("log line: {e}"))
     }
 
@@ -230,39 +227,28 @@ impl Entry {
     }
 }
 
-/// Reads exactly the shape that [`write`] makes, several times faster than a general parser.
-fn plain(line: &[u8]) -> Option<Entry> {
+/// The escaped output, the stream and the time of a line (with or without its newline) of exactly the shape that [`write`] makes.
+pub(super) fn fields(line: &[u8]) -> Option<(&[u8], Stream, &str)> {
     let line = line.strip_suffix(b"\n").unwrap_or(line);
-    let rest = line.strip_prefix(b"{\"log\":\"")?;
-    let (log, rest) = unescape(rest)?;
-    let rest = rest.strip_prefix(b",\"stream\":\"")?;
-    let (stream, rest) = rest.split_at_checked(6)?;
-    let rest = rest.strip_prefix(b"\",\"time\":\"")?;
-    let time = rest.strip_suffix(b"\"}")?;
-    if time.len() > crate::time::MAX_LEN + 6 || time.iter().any(|b| matches!(b, b'"' | b'\\')) {
-        return None;
-    }
-    if stream != b"stdout" && stream != b"stderr" {
-        return None;
-    }
-    Some(Entry {
-        log: String::from_utf8(log).ok()?,
-        stream: String::from_utf8(stream.to_vec()).ok()?,
-        time: String::from_utf8(time.to_vec()).ok()?,
-    })
+    let rest = line.strip_prefix(b"{\"log\":\"")?.strip_suffix(b"\"}")?;
+    // From the end: what is before the fields that have a shape of their own is output, whatever it says.
+    let (rest, time) = rest.split_at(memchr::memrchr(b'"', rest)?);
+    let rest = rest.strip_suffix(b"\",\"time\":")?;
+    let (rest, stream) = match rest.strip_suffix(b"\",\"stream\":\"stdout") {
+        Some(rest) => (rest, Stream::Stdout),
+        None => (rest.strip_suffix(b"\",\"stream\":\"stderr")?, Stream::Stderr),
+    };
+    Some((rest, stream, std::str::from_utf8(&time[1..]).ok()?))
 }
 
-/// Undoes [`escape`] up to the closing quote; returns what follows the quote. `None` for escapes we never write.
-fn unescape(mut text: &[u8]) -> Option<(Vec<u8>, &[u8])> {
-    let mut out = Vec::with_capacity(text.len());
-    loop {
-        let at = text.iter().position(|byte| matches!(byte, b'"' | b'\\'))?;
+/// Undoes [`escape`]; `None` for escapes that are never written here, and for what is no text of JSON.
+pub(super) fn unescape(mut text: &[u8], out: &mut Vec<u8>) -> Option<()> {
+    while let Some(at) = memchr::memchr2(b'"', b'\\', text) {
         out.extend_from_slice(&text[..at]);
         if text[at] == b'"' {
-            return Some((out, &text[at + 1..]));
+            return None;
         }
-        text = &text[at + 1..];
-        let (letter, rest) = text.split_first()?;
+        let (letter, rest) = text[at + 1..].split_first()?;
         text = rest;
         match letter {
             b'n' => out.push(b'\n'),
@@ -282,49 +268,8 @@ fn unescape(mut text: &[u8]) -> Option<(Vec<u8>, &[u8])> {
             _ => return None,
         }
     }
-}
-
-/// Takes entries out of a log file's bytes as they are read, cut anywhere.
-#[derive(Debug, Default)]
-pub struct Parser {
-    pending: Vec<u8>,
-    skipping: bool,
-}
-
-impl Parser {
-    /// Hands every complete line to `sink`: an entry, or why the line is none (a torn line after a crash; the
-    /// next line is whole again). A line beyond [`MAX_OBJECT`] times two is reported once and skipped.
-    pub fn push(&mut self, mut bytes: &[u8], mut sink: impl FnMut(Result<Entry, String>)) {
-        while let Some(at) = bytes.iter().position(|byte| *byte == b'\n') {
-            let line = &bytes[..at];
-            bytes = &bytes[at + 1..];
-            if std::mem::take(&mut self.skipping) {
-                continue;
-            }
-            if self.pending.is_empty() {
-                sink(Entry::decode(line));
-            } else {
-                self.pending.extend_from_slice(line);
-                sink(Entry::decode(&self.pending));
-                self.pending.clear();
-            }
-        }
-        if self.skipping {
-            return;
-        }
-        self.pending.extend_from_slice(bytes);
-        if self.pending.len() > MAX_OBJECT * 2 {
-            self.pending = Vec::new();
-            self.skipping = true;
-            sink(Err(format!("log line: longer than {} bytes", MAX_OBJECT * 2)));
-        }
-    }
-
-    /// Bytes of a line whose end has not been read yet.
-    #[must_use]
-    pub fn pending(&self) -> usize {
-        self.pending.len()
-    }
+    out.extend_from_slice(text);
+    Some(())
 }
 
 #[cfg(test)]

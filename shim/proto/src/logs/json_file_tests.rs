@@ -84,27 +84,15 @@ fn general_json_is_read_too() {
     assert!(Entry::decode(b"{\"log\":\"torn").is_err());
 }
 
-#[test]
-fn an_endless_line_is_reported_once() {
-    let mut parser = Parser::default();
-    let mut results = Vec::new();
-    for _ in 0..5 {
-        parser.push(&vec![b'x'; MAX_OBJECT], |result| results.push(result));
-    }
-    parser.push(object(b"\nok\n").trim_start().as_bytes(), |result| {
-        results.push(result)
-    });
-    assert_eq!(results.len(), 1);
-    parser.push(object(b"ok\n").as_bytes(), |result| results.push(result));
-    assert_eq!(results[1].as_ref().unwrap().log, "ok\n");
-}
-
 proptest! {
     #[test]
     fn what_is_written_is_valid_json_and_read_back(piece in prop::collection::vec(any::<u8>(), 0..200)) {
         let line = object(&piece);
         let general: Entry = serde_json::from_str(&line).unwrap();
-        prop_assert_eq!(&plain(line.as_bytes()).unwrap(), &general);
+        let (escaped, stream, time) = fields(line.as_bytes()).unwrap();
+        let mut log = Vec::new();
+        unescape(escaped, &mut log).unwrap();
+        prop_assert_eq!((String::from_utf8(log).unwrap(), stream.name(), time), (general.log.clone(), general.stream.as_str(), general.time.as_str()));
         if let Ok(text) = std::str::from_utf8(&piece) {
             prop_assert_eq!(&general.log, text);
         }
@@ -123,20 +111,6 @@ proptest! {
         let out = pieces(&input, cut);
         prop_assert!(out.iter().all(|piece| piece.len() <= MAX_PIECE + 1 && !piece.is_empty()));
         prop_assert_eq!(out.concat(), input);
-    }
-
-    #[test]
-    fn the_parser_does_not_care_where_bytes_are_cut(texts in prop::collection::vec("\\PC*", 1..9), cut in 1_usize..50) {
-        let mut file = Vec::new();
-        for text in &texts {
-            write(&mut file, text.as_bytes(), Stream::Stderr, TIME);
-        }
-        let mut parser = Parser::default();
-        let mut got = Vec::new();
-        for part in file.chunks(cut) {
-            parser.push(part, |entry| got.push(entry.unwrap().log));
-        }
-        prop_assert_eq!(got, texts);
     }
 
     #[test]

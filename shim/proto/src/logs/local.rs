@@ -34,39 +34,38 @@ pub fn write(out: &mut Vec<u8>, piece: &[u8], stream: Stream, time: Time) {
 }
 
 /// One record, read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Record {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record<'a> {
     /// Where it came from.
     pub stream: Stream,
     /// When.
     pub time: Time,
-    /// The output, with its newline where it had one.
-    pub text: Vec<u8>,
+    /// The output, without its newline.
+    pub line: &'a [u8],
+    /// No newline follows.
+    pub partial: bool,
 }
 
-impl Record {
+impl<'a> Record<'a> {
     /// Reads a message, without its lengths.
     ///
     /// # Errors
     /// Bytes that are none.
-    pub fn decode(message: &[u8]) -> Result<Self, String> {
+    pub fn decode(message: &'a [u8]) -> Result<Self, String> {
         let mut record = Self {
             stream: Stream::Stdout,
             time: Time::default(),
-            text: Vec::new(),
+            line: &[],
+            partial: false,
         };
-        let mut partial = false;
         read(message, |field, value| match field {
             1 if value.bytes() == b"stderr" => record.stream = Stream::Stderr,
             2 => record.time = from_nanos(value.number().cast_signed()),
-            3 => record.text = value.bytes().to_vec(),
-            4 => partial = value.number() != 0,
+            3 => record.line = value.bytes(),
+            4 => record.partial = value.number() != 0,
             _ => {}
         })
         .map_err(|e| format!("log record: {e}"))?;
-        if !partial {
-            record.text.push(b'\n');
-        }
         Ok(record)
     }
 }
@@ -102,11 +101,17 @@ mod tests {
         assert_eq!(out, [&length_bytes[..], message, &length_bytes].concat());
         assert_eq!(length(&out), Some(message.len()));
         let record = Record::decode(message).unwrap();
-        assert_eq!((record.time, record.text), (time, b"hi\n".to_vec()));
+        assert_eq!(
+            (record.time, record.line, record.partial),
+            (time, &b"hi"[..], false)
+        );
         let mut part = Vec::new();
         write(&mut part, b"\xffx", Stream::Stderr, time);
         let record = Record::decode(&part[LENGTH..part.len() - LENGTH]).unwrap();
-        assert_eq!((record.stream, record.text), (Stream::Stderr, b"\xffx".to_vec()));
+        assert_eq!(
+            (record.stream, record.line, record.partial),
+            (Stream::Stderr, &b"\xffx"[..], true)
+        );
         assert_eq!(length(&[0xff; 4]), None);
         assert_eq!(length(&[0; 3]), None);
     }

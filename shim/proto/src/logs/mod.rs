@@ -1,11 +1,13 @@
 //! Where a process's output goes, and how it looks on disk.
 //!
 //! [`Output`] and [`Input`] are the addresses in the `stdin`, `stdout` and `stderr` fields of the Task calls;
-//! [`format`] is how a log looks ([`json_file`], [`local`], [`cri`]), [`rotate`] its file names.
+//! [`format`] is how a log looks ([`json_file`], [`local`], [`cri`]), [`records`] reads it, [`rotate`] has its file names.
 pub mod cri;
+pub mod driver;
 pub mod format;
 pub mod json_file;
 pub mod local;
+pub mod records;
 pub mod rotate;
 
 use std::fmt;
@@ -19,12 +21,14 @@ pub enum Output {
     Null,
     /// `kelson-log:none`: attached clients see it, nothing is kept.
     Attached,
-    /// `kelson-log:json-file?path=P&max-size=N&max-file=N`: kept in docker's format; attached clients see it too.
+    /// `kelson-log:json-file?path=P&max-size=N&max-file=N&compress=1`: kept in docker's format; attached clients see it too.
     JsonFile(JsonFile),
     /// `kelson-log:local?...` with the same parameters: docker's compact format; rotated files are compressed.
     Local(JsonFile),
     /// `kelson-log:cri?...` with the same parameters: Kubernetes' format.
     Cri(JsonFile),
+    /// `kelson-log:driver?...`: carried elsewhere by a program; attached clients see it too.
+    Driver(driver::Driver),
     /// `kelson-attach:`: attached clients see it (exec processes).
     Attach,
     /// An absolute path, or `fifo://` and one: a fifo or file that the caller has made.
@@ -55,6 +59,8 @@ pub struct JsonFile {
     pub max_size: Option<u64>,
     /// Number of files kept, the current one included; at least 1.
     pub max_file: u32,
+    /// Whether rotated files are compressed.
+    pub compress: bool,
 }
 
 /// Address of an input stream.
@@ -80,9 +86,10 @@ impl FromStr for Output {
         match head {
             "" => Ok(Self::Null),
             "kelson-log:none" => Ok(Self::Attached),
-            "kelson-log:json-file" => json_file_address(query).map(Self::JsonFile),
-            "kelson-log:local" => json_file_address(query).map(Self::Local),
-            "kelson-log:cri" => json_file_address(query).map(Self::Cri),
+            "kelson-log:json-file" => json_file_address(query, false).map(Self::JsonFile),
+            "kelson-log:local" => json_file_address(query, true).map(Self::Local),
+            "kelson-log:cri" => json_file_address(query, false).map(Self::Cri),
+            "kelson-log:driver" => driver::Driver::parse(query).map(Self::Driver),
             "kelson-attach:" => Ok(Self::Attach),
             _ if text.starts_with('/') => Ok(Self::Path(PathBuf::from(text))),
             _ => Self::from_url(text),
@@ -118,6 +125,7 @@ impl Output {
             Self::JsonFile(file) => Some((format::Format::JsonFile, file)),
             Self::Local(file) => Some((format::Format::Local, file)),
             Self::Cri(file) => Some((format::Format::Cri, file)),
+            Self::Driver(driver) => driver.cache.as_ref().map(|file| (format::Format::Local, file)),
             _ => None,
         }
     }
@@ -160,6 +168,7 @@ impl fmt::Display for Output {
             Self::JsonFile(file) => write!(f, "kelson-log:json-file?{file}"),
             Self::Local(file) => write!(f, "kelson-log:local?{file}"),
             Self::Cri(file) => write!(f, "kelson-log:cri?{file}"),
+            Self::Driver(driver) => write!(f, "kelson-log:driver?{driver}"),
             Self::File(path) => write!(f, "file://{}", Escaped(path)),
             Self::Binary(binary) => {
                 let scheme = if binary.must_say_ready {
@@ -187,7 +196,12 @@ impl fmt::Display for JsonFile {
         if let Some(size) = self.max_size {
             write!(f, "&max-size={size}")?;
         }
-        write!(f, "&max-file={}", self.max_file)
+        write!(
+            f,
+            "&max-file={}&compress={}",
+            self.max_file,
+            u8::from(self.compress)
+        )
     }
 }
 
@@ -202,11 +216,13 @@ impl fmt::Display for Input {
     }
 }
 
-fn json_file_address(query: &str) -> Result<JsonFile, String> {
+/// `compress`: what counts where the address does not say.
+fn json_file_address(query: &str, compress: bool) -> Result<JsonFile, String> {
     let mut file = JsonFile {
         path: PathBuf::new(),
         max_size: None,
         max_file: 1,
+        compress,
     };
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -220,6 +236,7 @@ fn json_file_address(query: &str) -> Result<JsonFile, String> {
                     .filter(|n| *n > 0);
             }
             "max-file" => file.max_file = value.parse().ok().filter(|n| *n > 0).ok_or_else(bad)?,
+            "compress" => file.compress = value == "1",
             // An address written by a newer engine may say more.
             _ => {}
         }
@@ -274,6 +291,7 @@ mod tests {
             path: "/a b/&?=%ü.log".into(),
             max_size: Some(10),
             max_file: 3,
+            compress: true,
         };
         for output in [
             Output::Null,
@@ -282,7 +300,19 @@ mod tests {
             Output::Path("/f".into()),
             Output::JsonFile(file.clone()),
             Output::Local(file.clone()),
-            Output::Cri(file),
+            Output::Cri(file.clone()),
+            Output::Driver(driver::Driver {
+                program: "/bin/l".into(),
+                args: vec!["k".into(), "v w/&".into(), String::new()],
+                buffer: Some(5),
+                cache: Some(file),
+            }),
+            Output::Driver(driver::Driver {
+                program: "/bin/l".into(),
+                args: Vec::new(),
+                buffer: None,
+                cache: None,
+            }),
             Output::File("/a b".into()),
             Output::Binary(Binary {
                 path: "/bin/l".into(),
@@ -312,7 +342,8 @@ mod tests {
             Output::JsonFile(JsonFile {
                 path: "/l".into(),
                 max_size: None,
-                max_file: 1
+                max_file: 1,
+                compress: false,
             })
         );
         let logger: Output = "binary:///l?a=b+c&flag&x=%2f".parse().unwrap();
@@ -330,6 +361,9 @@ mod tests {
             "file://relative",
             "http:///x",
             "kelson-log:cri",
+            "kelson-log:driver",
+            "kelson-log:driver?program=l",
+            "kelson-log:driver?program=/l&path=l",
             "relative",
         ] {
             assert!(bad.parse::<Output>().is_err(), "{bad}");

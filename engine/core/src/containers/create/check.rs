@@ -30,7 +30,7 @@ pub(super) fn check(
     spec::check_resources(host)?;
     unsupported(host)?;
     runtime(&host.runtime, engine)?;
-    logging(host)?;
+    crate::containers::logging::check(host)?;
     if host.restart_policy.name != "no" && !host.restart_policy.name.is_empty() && host.auto_remove {
         return Err(Error::invalid(
             "can't create 'AutoRemove' container with restart policy",
@@ -169,34 +169,6 @@ pub(super) fn runtime(wanted: &str, engine: &EngineConfig) -> Result<String> {
         return Err(Error::invalid(format!("unknown or invalid runtime name: {name}")));
     }
     Ok(name.to_owned())
-}
-
-fn logging(host: &HostConfig) -> Result<()> {
-    let log = &host.log_config;
-    match log.r#type.as_str() {
-        "" | "json-file" | "none" => {}
-        other => {
-            return Err(Error::invalid(format!(
-                "logger: no log driver named '{other}' is registered"
-            )));
-        }
-    }
-    for (key, value) in log.config.iter().flatten() {
-        match key.as_str() {
-            "max-size" if parse_size(value).is_some() => {}
-            "max-size" => return Err(Error::invalid(format!("invalid value for max-size: {value}"))),
-            "max-file" if value.parse::<u32>().is_ok_and(|n| n > 0) => {}
-            "max-file" => return Err(Error::invalid("max-file cannot be less than 1")),
-            "labels" | "labels-regex" | "env" | "env-regex" | "tag" | "mode" | "max-buffer-size"
-            | "compress" => {}
-            other => {
-                return Err(Error::invalid(format!(
-                    "unknown log opt '{other}' for json-file log driver"
-                )));
-            }
-        }
-    }
-    Ok(())
 }
 
 /// `--storage-opt`: how large what the container writes may become.

@@ -1,4 +1,4 @@
-//! Drivers that carry output elsewhere: from docker's options to the words that the shim's `log` command takes.
+//! Drivers that carry output elsewhere: from docker's options to the words that `kelson-logger` takes.
 
 use std::path::Path;
 
@@ -31,9 +31,17 @@ enum Rule {
 const NO_TLS: Rule = Rule::Refused("TLS to a syslog server is not supported");
 
 const SYSLOG: &[Known] = &[
-    ("syslog-address", "address", Rule::Address(&["udp", "tcp", "unix", "unixgram"])),
+    (
+        "syslog-address",
+        "address",
+        Rule::Address(&["udp", "tcp", "unix", "unixgram"]),
+    ),
     ("syslog-facility", "facility", Rule::Any),
-    ("syslog-format", "format", Rule::OneOf(&["", "rfc3164", "rfc5424", "rfc5424micro"])),
+    (
+        "syslog-format",
+        "format",
+        Rule::OneOf(&["", "rfc3164", "rfc5424", "rfc5424micro"]),
+    ),
     ("syslog-tls-ca-cert", "", NO_TLS),
     ("syslog-tls-cert", "", NO_TLS),
     ("syslog-tls-key", "", NO_TLS),
@@ -46,20 +54,44 @@ const FLUENTD: &[Known] = &[
     ("fluentd-async-connect", "async", Rule::Switch),
     ("fluentd-async-reconnect-interval", "", Rule::Duration),
     ("fluentd-buffer-limit", "", Rule::Size),
-    ("fluentd-max-retries", "max-retries", Rule::Number(0, i32::MAX as i64)),
+    (
+        "fluentd-max-retries",
+        "max-retries",
+        Rule::Number(0, i32::MAX as i64),
+    ),
     ("fluentd-read-timeout", "", Rule::Duration),
-    ("fluentd-request-ack", "", Rule::Refused("waiting for fluentd's acknowledgement is not supported")),
+    (
+        "fluentd-request-ack",
+        "",
+        Rule::Refused("waiting for fluentd's acknowledgement is not supported"),
+    ),
     ("fluentd-retry-wait", "retry-wait", Rule::Duration),
-    ("fluentd-sub-second-precision", "sub-second-precision", Rule::Switch),
+    (
+        "fluentd-sub-second-precision",
+        "sub-second-precision",
+        Rule::Switch,
+    ),
     ("fluentd-write-timeout", "write-timeout", Rule::Duration),
 ];
 
 const GELF: &[Known] = &[
     ("gelf-address", "address", Rule::Address(&["udp", "tcp"])),
-    ("gelf-compression-type", "compression-type", Rule::OneOf(&["gzip", "zlib", "none"])),
+    (
+        "gelf-compression-type",
+        "compression-type",
+        Rule::OneOf(&["gzip", "zlib", "none"]),
+    ),
     ("gelf-compression-level", "compression-level", Rule::Number(-1, 9)),
-    ("gelf-tcp-max-reconnect", "tcp-max-reconnect", Rule::Number(0, 1000)),
-    ("gelf-tcp-reconnect-delay", "tcp-reconnect-delay", Rule::Number(0, 3600)),
+    (
+        "gelf-tcp-max-reconnect",
+        "tcp-max-reconnect",
+        Rule::Number(0, 1000),
+    ),
+    (
+        "gelf-tcp-reconnect-delay",
+        "tcp-reconnect-delay",
+        Rule::Number(0, 3600),
+    ),
 ];
 
 fn known(name: &str) -> &'static [Known] {
@@ -78,7 +110,9 @@ pub(super) fn check(name: &str, options: Options<'_>, own: impl Fn(&str) -> bool
             Some((_, _, rule)) => rule.apply(key, value).map(drop)?,
             None if ATTRIBUTES.contains(&key.as_str()) => {}
             None => {
-                return Err(Error::invalid(format!("unknown log opt '{key}' for {name} log driver")));
+                return Err(Error::invalid(format!(
+                    "unknown log opt '{key}' for {name} log driver"
+                )));
             }
         }
     }
@@ -99,7 +133,9 @@ fn is_facility(text: &str) -> bool {
     ];
     NAMES.contains(&text)
         || text.parse::<u8>().is_ok_and(|number| number < 24)
-        || text.strip_prefix("local").is_some_and(|n| n.parse::<u8>().is_ok_and(|n| n < 8))
+        || text
+            .strip_prefix("local")
+            .is_some_and(|n| n.parse::<u8>().is_ok_and(|n| n < 8))
 }
 
 impl Rule {
@@ -137,17 +173,21 @@ fn check_address(key: &str, value: &str, schemes: &[&str]) -> Result<()> {
     }
     if !schemes.contains(&scheme) {
         let schemes = schemes.join(", ");
-        return Err(Error::invalid(format!("{key}: {value}: the protocol is none of {schemes}")));
+        return Err(Error::invalid(format!(
+            "{key}: {value}: the protocol is none of {schemes}"
+        )));
     }
     if scheme.starts_with("unix") && !Path::new(place).is_absolute() {
-        return Err(Error::invalid(format!("{key}: {value}: the path is not absolute")));
+        return Err(Error::invalid(format!(
+            "{key}: {value}: the path is not absolute"
+        )));
     }
     if place.is_empty() { Err(form()) } else { Ok(()) }
 }
 
-/// The words behind the shim's program.
+/// The words behind the logger's program.
 pub(super) fn args(name: &str, record: &Record, facts: &Facts<'_>) -> Result<Vec<String>> {
-    let mut words = vec!["log".to_owned(), name.to_owned()];
+    let mut words = vec![name.to_owned()];
     let mut put = |key: &str, value: &str| words.extend([key.to_owned(), value.to_owned()]);
     for (key, value) in super::options(record) {
         let option = known(name).iter().find(|(known, ..)| known == key);
@@ -208,7 +248,7 @@ mod tests {
             ..ContainerConfig::default()
         };
         let facts = Facts {
-            shim: Path::new("/s"),
+            logger: Path::new("/s"),
             host: "box",
         };
         let record = record(config, host);
@@ -222,20 +262,37 @@ mod tests {
         assert_eq!(
             words(
                 "syslog",
-                &[("syslog-address", "tcp://h:1"), ("syslog-format", "rfc5424"), ("tag", "{{.Name}}")]
+                &[
+                    ("syslog-address", "tcp://h:1"),
+                    ("syslog-format", "rfc5424"),
+                    ("tag", "{{.Name}}")
+                ]
             ),
-            "log syslog address tcp://h:1 format rfc5424 tag web host box"
+            "syslog address tcp://h:1 format rfc5424 tag web host box"
         );
         assert_eq!(
-            words("fluentd", &[("fluentd-retry-wait", "1.5s"), ("fluentd-async", "1"), ("env", "ONE,X")]),
-            format!("log fluentd async true retry-wait 1500 tag 0123456789ab id {id} name /web extra:ONE 1")
+            words(
+                "fluentd",
+                &[
+                    ("fluentd-retry-wait", "1.5s"),
+                    ("fluentd-async", "1"),
+                    ("env", "ONE,X")
+                ]
+            ),
+            format!("fluentd async true retry-wait 1500 tag 0123456789ab id {id} name /web extra:ONE 1")
         );
         assert_eq!(
             words("journald", &[("labels-regex", "^a"), ("env-regex", "W")]),
-            format!("log journald tag 0123456789ab image busybox id {id} name web extra:TWO 2 extra:app web")
+            format!("journald tag 0123456789ab image busybox id {id} name web extra:TWO 2 extra:app web")
         );
-        let gelf = words("gelf", &[("gelf-address", "udp://h:1"), ("gelf-compression-level", "9")]);
-        assert!(gelf.contains("command sh -c true") && gelf.contains("compression-level 9"), "{gelf}");
+        let gelf = words(
+            "gelf",
+            &[("gelf-address", "udp://h:1"), ("gelf-compression-level", "9")],
+        );
+        assert!(
+            gelf.contains("command sh -c true") && gelf.contains("compression-level 9"),
+            "{gelf}"
+        );
     }
 
     #[test]
@@ -246,14 +303,54 @@ mod tests {
         };
         for (name, key, value, text) in [
             ("gelf", "tag", "x", "gelf-address is a required parameter"),
-            ("gelf", "gelf-compression-level", "10", "invalid value for gelf-compression-level: 10"),
-            ("gelf", "gelf-address", "http://x", "gelf-address: http://x: the protocol is none of udp, tcp"),
-            ("syslog", "syslog-address", "h:1", "syslog-address should be in form proto://address, got h:1"),
-            ("syslog", "syslog-facility", "nope", "invalid syslog facility: nope"),
-            ("syslog", "syslog-format", "x", "invalid value for syslog-format: x"),
-            ("fluentd", "fluentd-retry-wait", "soon", "invalid value for fluentd-retry-wait: soon"),
-            ("journald", "tag", "{{.X}}", "template: log-tag: {{.X}}: can't evaluate .X"),
-            ("journald", "labels-regex", "(", "invalid value for labels-regex: ("),
+            (
+                "gelf",
+                "gelf-compression-level",
+                "10",
+                "invalid value for gelf-compression-level: 10",
+            ),
+            (
+                "gelf",
+                "gelf-address",
+                "http://x",
+                "gelf-address: http://x: the protocol is none of udp, tcp",
+            ),
+            (
+                "syslog",
+                "syslog-address",
+                "h:1",
+                "syslog-address should be in form proto://address, got h:1",
+            ),
+            (
+                "syslog",
+                "syslog-facility",
+                "nope",
+                "invalid syslog facility: nope",
+            ),
+            (
+                "syslog",
+                "syslog-format",
+                "x",
+                "invalid value for syslog-format: x",
+            ),
+            (
+                "fluentd",
+                "fluentd-retry-wait",
+                "soon",
+                "invalid value for fluentd-retry-wait: soon",
+            ),
+            (
+                "journald",
+                "tag",
+                "{{.X}}",
+                "template: log-tag: {{.X}}: can't evaluate .X",
+            ),
+            (
+                "journald",
+                "labels-regex",
+                "(",
+                "invalid value for labels-regex: (",
+            ),
         ] {
             let error = refused(name, key, value);
             assert!(error.starts_with(text), "{name} {key}={value}: {error}");

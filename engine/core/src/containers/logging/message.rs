@@ -31,7 +31,10 @@ fn pattern(options: Options<'_>, key: &str) -> Result<Option<Regex>> {
 pub(super) fn tag(record: &Record, facts: &Facts<'_>) -> Result<String> {
     let template = super::options(record).get("tag").map_or(TAG, String::as_str);
     let short = |id: &str| id.get(..12).unwrap_or(id).to_owned();
-    let image_id = record.image_id.strip_prefix("sha256:").unwrap_or(&record.image_id);
+    let image_id = record
+        .image_id
+        .strip_prefix("sha256:")
+        .unwrap_or(&record.image_id);
     expand(template, |field| {
         Some(match field {
             "ID" => short(&record.id),
@@ -58,7 +61,10 @@ fn expand(template: &str, value: impl Fn(&str) -> Option<String>) -> Result<Stri
             .split_once("}}")
             .ok_or_else(|| bad("unclosed action".into()))?;
         let field = action.trim();
-        let known = field.strip_prefix('.').filter(|name| FIELDS.contains(name)).and_then(&value);
+        let known = field
+            .strip_prefix('.')
+            .filter(|name| FIELDS.contains(name))
+            .and_then(&value);
         out.push_str(&known.ok_or_else(|| bad(format!("can't evaluate {field}")))?);
         rest = after;
     }
@@ -96,7 +102,13 @@ pub(super) fn attributes(record: &Record) -> Result<Map<String>> {
         }
     }
     let is_wanted = wanted("env", "env-regex")?;
-    for (name, value) in record.config.env.iter().flatten().filter_map(|e| e.split_once('=')) {
+    for (name, value) in record
+        .config
+        .env
+        .iter()
+        .flatten()
+        .filter_map(|e| e.split_once('='))
+    {
         if is_wanted(name) {
             out.insert(name.to_owned(), value.to_owned());
         }

@@ -58,7 +58,9 @@ fn is_external(key: &str) -> bool {
 fn check_mode(options: Options<'_>) -> Result<()> {
     let mode = options.get("mode").map(String::as_str).unwrap_or_default();
     if !matches!(mode, "" | "blocking" | "non-blocking") {
-        return Err(Error::invalid(format!("logger: logging mode not supported: {mode}")));
+        return Err(Error::invalid(format!(
+            "logger: logging mode not supported: {mode}"
+        )));
     }
     match options.get("max-buffer-size") {
         None => Ok(()),
@@ -92,12 +94,16 @@ fn check_file(name: &str, options: Options<'_>) -> Result<()> {
             "compress" => switch(key, value).map(drop)?,
             key if ATTRIBUTES.contains(&key) => {}
             other => {
-                return Err(Error::invalid(format!("unknown log opt '{other}' for {name} log driver")));
+                return Err(Error::invalid(format!(
+                    "unknown log opt '{other}' for {name} log driver"
+                )));
             }
         }
     }
     message::check(options)?;
-    let compress = options.get("compress").is_some_and(|c| switch("compress", c).unwrap_or(false));
+    let compress = options
+        .get("compress")
+        .is_some_and(|c| switch("compress", c).unwrap_or(false));
     let one = options.get("max-file").is_none_or(|n| n == "1");
     let unlimited = options.get("max-size").is_none_or(|n| n == "-1");
     if name == "json-file" && compress && (one || unlimited) {
@@ -109,7 +115,9 @@ fn check_file(name: &str, options: Options<'_>) -> Result<()> {
 }
 
 fn positive_size(key: &str, value: &str) -> Result<u64> {
-    let size = parse_size(value).and_then(|n| u64::try_from(n).ok()).filter(|n| *n > 0);
+    let size = parse_size(value)
+        .and_then(|n| u64::try_from(n).ok())
+        .filter(|n| *n > 0);
     size.ok_or_else(|| Error::invalid(format!("invalid value for {key}: {value}")))
 }
 
@@ -134,7 +142,7 @@ fn switch(key: &str, value: &str) -> Result<bool> {
 #[derive(Debug)]
 pub(crate) struct Facts<'a> {
     /// The program that carries output elsewhere.
-    pub shim: &'a Path,
+    pub logger: &'a Path,
     /// This machine's name.
     pub host: &'a str,
 }
@@ -145,7 +153,7 @@ pub(crate) fn output(record: &Record, dir: &Path, facts: &Facts<'_>) -> Result<O
     let log = &record.host.log_config;
     Ok(match (log.r#type.as_str(), kept(record, dir)) {
         (name @ ("fluentd" | "gelf" | "journald" | "syslog"), cache) => Output::Driver(Driver {
-            program: facts.shim.to_owned(),
+            program: facts.logger.to_owned(),
             args: drivers::args(name, record, facts)?,
             buffer: buffer(options(record)),
             cache: cache.map(|(_, file)| file),
@@ -163,7 +171,9 @@ fn options(record: &Record) -> &Map<String> {
 
 fn buffer(options: Options<'_>) -> Option<u64> {
     let waits = options.get("mode").is_none_or(|mode| mode != "non-blocking");
-    let size = options.get("max-buffer-size").and_then(|s| positive_size("", s).ok());
+    let size = options
+        .get("max-buffer-size")
+        .and_then(|s| positive_size("", s).ok());
     (!waits).then(|| size.unwrap_or(BUFFER))
 }
 
@@ -176,8 +186,16 @@ pub(crate) fn kept(record: &Record, dir: &Path) -> Option<(Format, JsonFile)> {
             let path = json_path(dir, &record.id);
             Some((Format::JsonFile, limited(path, options, "", None)))
         }
-        "local" => Some((Format::Local, limited(dir.join("local.log"), options, "", Some(LOCAL_SIZE)))),
-        _ if options.get("cache-disabled").is_some_and(|v| switch("", v).unwrap_or(false)) => None,
+        "local" => Some((
+            Format::Local,
+            limited(dir.join("local.log"), options, "", Some(LOCAL_SIZE)),
+        )),
+        _ if options
+            .get("cache-disabled")
+            .is_some_and(|v| switch("", v).unwrap_or(false)) =>
+        {
+            None
+        }
         _ => {
             let path = dir.join("container-cached.log");
             Some((Format::Local, limited(path, options, "cache-", Some(LOCAL_SIZE))))
@@ -215,7 +233,10 @@ mod tests {
     use crate::spec::tests::record;
 
     fn host(name: &str, options: &[(&str, &str)]) -> HostConfig {
-        let config = options.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let config = options
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect();
         HostConfig {
             log_config: LogConfig {
                 r#type: name.into(),
@@ -228,7 +249,7 @@ mod tests {
     fn address(name: &str, options: &[(&str, &str)]) -> String {
         let record = record(Default::default(), host(name, options));
         let facts = Facts {
-            shim: Path::new("/bin/shim"),
+            logger: Path::new("/bin/logger"),
             host: "box",
         };
         check(&record.host).unwrap();
@@ -237,8 +258,14 @@ mod tests {
 
     #[test]
     fn files_and_their_limits() {
-        let json = address("json-file", &[("max-size", "1k"), ("max-file", "3"), ("compress", "true")]);
-        assert!(json.ends_with("-json.log&max-size=1024&max-file=3&compress=1"), "{json}");
+        let json = address(
+            "json-file",
+            &[("max-size", "1k"), ("max-file", "3"), ("compress", "true")],
+        );
+        assert!(
+            json.ends_with("-json.log&max-size=1024&max-file=3&compress=1"),
+            "{json}"
+        );
         assert!(address("", &[]).ends_with("-json.log&max-file=1&compress=0"));
         let local = "kelson-log:local?path=/d/local.log&max-size=20971520&max-file=5&compress=1";
         assert_eq!(address("local", &[]), local);
@@ -247,9 +274,18 @@ mod tests {
 
     #[test]
     fn drivers_and_what_is_kept_beside_them() {
-        let syslog = address("syslog", &[("syslog-address", "udp://h:1"), ("mode", "non-blocking")]);
-        assert!(syslog.starts_with("kelson-log:driver?program=/bin/shim&arg=log&arg=syslog&"), "{syslog}");
-        assert!(syslog.contains("&buffer=1048576&path=/d/container-cached.log&max-size=20971520&"), "{syslog}");
+        let syslog = address(
+            "syslog",
+            &[("syslog-address", "udp://h:1"), ("mode", "non-blocking")],
+        );
+        assert!(
+            syslog.starts_with("kelson-log:driver?program=/bin/logger&arg=syslog&"),
+            "{syslog}"
+        );
+        assert!(
+            syslog.contains("&buffer=1048576&path=/d/container-cached.log&max-size=20971520&"),
+            "{syslog}"
+        );
         let plain = address("syslog", &[("cache-disabled", "true")]);
         assert!(!plain.contains("path=") && !plain.contains("buffer="), "{plain}");
     }
@@ -257,9 +293,21 @@ mod tests {
     #[test]
     fn wrong_options_in_dockers_words() {
         for (name, options, text) in [
-            ("loki", &[][..], "logger: no log driver named 'loki' is registered"),
-            ("json-file", &[("max-sise", "1")], "unknown log opt 'max-sise' for json-file log driver"),
-            ("json-file", &[("max-file", "0")], "max-file cannot be less than 1"),
+            (
+                "loki",
+                &[][..],
+                "logger: no log driver named 'loki' is registered",
+            ),
+            (
+                "json-file",
+                &[("max-sise", "1")],
+                "unknown log opt 'max-sise' for json-file log driver",
+            ),
+            (
+                "json-file",
+                &[("max-file", "0")],
+                "max-file cannot be less than 1",
+            ),
             ("json-file", &[("max-size", "x")], "invalid value for max-size: x"),
             (
                 "json-file",
@@ -267,14 +315,22 @@ mod tests {
                 "compress cannot be true when max-file is less than 2 or max-size is not set",
             ),
             ("local", &[("max-size", "-1")], "invalid value for max-size: -1"),
-            ("syslog", &[("mode", "x")], "logger: logging mode not supported: x"),
+            (
+                "syslog",
+                &[("mode", "x")],
+                "logger: logging mode not supported: x",
+            ),
             (
                 "syslog",
                 &[("max-buffer-size", "1m")],
                 "logger: max-buffer-size option is only supported with 'mode=non-blocking'",
             ),
             ("syslog", &[("cache-what", "1")], "unknown log opt 'cache-what'"),
-            ("syslog", &[("gelf-address", "x")], "unknown log opt 'gelf-address' for syslog log driver"),
+            (
+                "syslog",
+                &[("gelf-address", "x")],
+                "unknown log opt 'gelf-address' for syslog log driver",
+            ),
         ] {
             let error = check(&host(name, options)).unwrap_err();
             assert_eq!(error.to_string(), text, "{name} {options:?}");
