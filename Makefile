@@ -17,7 +17,7 @@ PREFIX ?= /usr/local
 STATIC_PACKAGES := kelson-runtime kelson-shim kelson-logger kelson-spec-tests kelson-floor
 STATIC_DIR := $(CARGO_TARGET_DIR)/$(HOST)/static
 RELEASE_DIR := $(CARGO_TARGET_DIR)/release
-PROGRAMS := kelson kelsond kelson-shim containerd-shim-kelson-v2 kelson-logger kelson-runtime kelson-spec-tests
+PROGRAMS := kelson kelsond kelson-shim containerd-shim-kelson-v2 kelson-logger kelson-runtime kelson-spec-tests kelson-floor
 
 BUILD_PACKAGES := gcc libc6-dev libseccomp-dev
 RUN_PACKAGES := iproute2 nftables

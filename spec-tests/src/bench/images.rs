@@ -4,6 +4,7 @@
 //! own, in its enclosure, all with the same files. So a registry's CPU time is in that of every pull.
 
 use std::fs;
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -288,10 +289,10 @@ fn fill_registry(program: &Path, scratch: &Path, archive: &Path) -> Result<PathB
             data.display()
         )
     };
-    let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-    let address = format!("127.0.0.1:{port}");
+    // An address, never a name: a static program has no resolver.
+    let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
     let file = scratch.join("filling.yml");
-    fs::write(&file, config(&address))?;
+    fs::write(&file, config(&address.to_string()))?;
     let child = Command::new(program)
         .arg("serve")
         .arg(&file)
@@ -301,7 +302,7 @@ fn fill_registry(program: &Path, scratch: &Path, archive: &Path) -> Result<PathB
         .with_context(|| format!("start {} (package docker-registry)", program.display()))?;
     let _running = Running(child);
     eventually("the registry", START, || {
-        Ok(std::net::TcpStream::connect(&address).ok().map(drop))
+        Ok(TcpStream::connect_timeout(&address, START).ok().map(drop))
     })?;
     let output = Command::new("skopeo")
         .args(["--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false"])
