@@ -52,12 +52,12 @@ pub fn serve() -> Result<()> {
 }
 
 /// Tells the engine that there will be no shim.
-fn tell(error: Error) -> Error {
+pub(crate) fn tell(error: Error) -> Error {
     ready(Some(error.to_string()));
     error
 }
 
-fn ready(error: Option<String>) {
+pub(crate) fn ready(error: Option<String>) {
     let ready = Ready {
         format: FORMAT,
         pid: std::process::id(),

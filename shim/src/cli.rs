@@ -5,9 +5,10 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use crate::error::Result;
-use crate::{bootstrap, containerd, diagnostics};
+use crate::{bootstrap, containerd, diagnostics, resolver};
 
-const USAGE: &str = "usage: kelson-shim serve < PARAMETERS\n       kelson-shim --version\n";
+const USAGE: &str =
+    "usage: kelson-shim serve < PARAMETERS\n       kelson-shim dns RECORD\n       kelson-shim --version\n";
 
 /// Runs the command that `args` (without the program's name) ask for.
 pub fn run(program: &OsStr, args: impl Iterator<Item = OsString>) -> ExitCode {
@@ -21,6 +22,7 @@ pub fn run(program: &OsStr, args: impl Iterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.take(3).collect();
     match args.iter().map(|arg| arg.to_str()).collect::<Vec<_>>().as_slice() {
         [Some("serve")] => status(bootstrap::serve()),
+        [Some("dns"), Some(record)] => status(resolver::run(Path::new(record))),
         [Some("pause"), Some(netns)] => status(containerd::sandbox::pause(netns)),
         [Some("--version")] => {
             say(concat!("kelson-shim ", env!("CARGO_PKG_VERSION"), "\n").as_bytes());

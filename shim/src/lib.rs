@@ -31,5 +31,6 @@ mod oom;
 mod process;
 mod reaper;
 mod registry;
+mod resolver;
 mod runtime;
 mod service;

@@ -7,6 +7,7 @@
 //! | [`attach`] | engine and shim, on the attach socket | each other |
 //! | [`logs`] | engine (the stdio addresses), shim (the log file) | shim, engine |
 //! | [`exit`] | shim, once, before `Wait` answers | engine |
+//! | [`names`] | engine (record), resolver (state) | each other |
 //! | [`error`] | shim | engine |
 //! | [`containerd`] | shim (events, metrics), containerd (options, parameters) | each other |
 //!
@@ -25,6 +26,7 @@ pub mod exit;
 )]
 mod generated;
 pub mod logs;
+pub mod names;
 pub mod serve;
 pub mod time;
 pub mod wire;
