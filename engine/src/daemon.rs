@@ -3,11 +3,12 @@
 //! Sockets are bound before the engine opens: whoever can connect is heard, and a request that needs the engine waits
 //! for it. At the end only connections end; containers belong to their shims (docs/decisions/001).
 
-use crate::config::{Flags, Settings, resolve};
+use crate::config::{Flags, LogFormat, Settings, resolve};
 use crate::server::sockets::{Listener, bind};
+use crate::server::tls::Acceptor;
 use crate::server::{self, App};
 use crate::service::{self, notify};
-use crate::{reload, wiring};
+use crate::wiring;
 use anyhow::{Context, bail};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -15,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, reload};
 
 /// Where `daemon.json` is looked for.
 const CONFIG_FILE: &str = "/etc/kelson/daemon.json";
@@ -95,17 +96,31 @@ fn start_log(settings: &Settings) -> SetLevel {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_target(false)
-        .with_ansi(false)
-        .with_filter_reloading();
-    let handle = log.reload_handle();
+        .with_ansi(false);
     // A second logger in one process only happens in tests.
-    let _ = log.try_init();
+    match settings.log_format {
+        LogFormat::Text => {
+            let log = log.with_filter_reloading();
+            let handle = log.reload_handle();
+            let _ = log.try_init();
+            set_level(move |filter| handle.reload(filter))
+        }
+        LogFormat::Json => {
+            let log = log.json().flatten_event(true).with_filter_reloading();
+            let handle = log.reload_handle();
+            let _ = log.try_init();
+            set_level(move |filter| handle.reload(filter))
+        }
+    }
+}
+
+fn set_level(reload: impl Fn(EnvFilter) -> Result<(), reload::Error> + Send + 'static) -> SetLevel {
     Box::new(move |level| {
         if std::env::var_os(EnvFilter::DEFAULT_ENV).is_some() {
             return Ok(());
         }
         let filter = EnvFilter::try_new(level).map_err(|error| error.to_string())?;
-        handle.reload(filter).map_err(|error| error.to_string())
+        reload(filter).map_err(|error| error.to_string())
     })
 }
 
@@ -113,13 +128,14 @@ async fn live(flags: &Flags, settings: Settings, set_level: SetLevel) -> anyhow:
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
+    let tls = settings.tls.as_ref().map(Acceptor::new).transpose()?;
     let listeners = listen(&settings).await?;
     let config = wiring::engine_config(&settings)?;
     let (opened, engine) = watch::channel(None);
     let app = Arc::new(App::new(settings, engine));
     let mut servers = Vec::new();
     for listener in listeners {
-        servers.push(tokio::spawn(accept(Arc::clone(&app), listener)));
+        servers.push(tokio::spawn(accept(Arc::clone(&app), listener, tls.clone())));
     }
     notify("READY=1");
     let mut starting = tokio::spawn(wiring::open(config, opened));
@@ -167,9 +183,13 @@ async fn listen(settings: &Settings) -> anyhow::Result<Vec<Listener>> {
         for listener in bound {
             match listener.address() {
                 Some(at) => {
-                    if !at.ip().is_loopback() {
+                    let open = match &settings.tls {
+                        None => Some("TLS"),
+                        Some(tls) => tls.clients.is_none().then_some("--tlsverify"),
+                    };
+                    if let Some(missing) = open.filter(|_| !at.ip().is_loopback()) {
                         tracing::warn!(
-                            "listening on {at} without TLS: anyone who can connect is root on this host"
+                            "listening on {at} without {missing}: anyone who can connect is root on this host"
                         );
                     }
                     tracing::info!("API listen on {at}");
@@ -186,7 +206,7 @@ async fn listen(settings: &Settings) -> anyhow::Result<Vec<Listener>> {
 fn reload_configuration(flags: &Flags, app: &App, set_level: &SetLevel) {
     service::notify_reloading();
     match configure(flags) {
-        Ok(new) => reload::apply(app, &new, set_level),
+        Ok(new) => crate::reload::apply(app, &new, set_level),
         Err(error) => tracing::error!("reload: {error:#}; nothing was changed"),
     }
     notify("READY=1");
@@ -203,11 +223,11 @@ async fn feed_watchdog() {
     }
 }
 
-async fn accept(app: Arc<App>, listener: Listener) {
+async fn accept(app: Arc<App>, listener: Listener, tls: Option<Acceptor>) {
     loop {
         match listener.accept().await {
             Ok(socket) => {
-                tokio::spawn(server::serve(Arc::clone(&app), socket));
+                tokio::spawn(server::serve(Arc::clone(&app), socket, tls.clone()));
             }
             Err(error) => {
                 tracing::error!(%error, "accept a connection");

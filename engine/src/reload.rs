@@ -31,6 +31,8 @@ fn waiting(old: &Settings, new: &Settings) -> Vec<&'static str> {
         data_root = "data-root",
         exec_root = "exec-root",
         hosts = "hosts",
+        tls = "tls",
+        log_format = "log-format",
         group = "group",
         bridge = "bridge",
         bip = "bip",

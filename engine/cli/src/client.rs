@@ -6,6 +6,7 @@
 
 mod connection;
 mod ssh;
+mod tls;
 
 use std::borrow::Cow;
 use std::cell::OnceCell;
@@ -19,6 +20,7 @@ use serde::de::DeserializeOwned;
 
 pub use connection::{Body, Connection, Endpoint};
 use connection::{Framing, Head};
+pub use tls::Tls;
 
 use crate::autostart;
 use crate::error::Refused;
@@ -171,6 +173,10 @@ impl Client {
                     return Err(self.absent());
                 };
                 autostart::start(path, || self.endpoint.connect()).map_err(|why| why.context(self.absent()))
+            }
+            // TLS: the engine is there, and one of us does not believe the other.
+            io::ErrorKind::InvalidData => {
+                Err(error).with_context(|| format!("error during connect to {}", self.endpoint))
             }
             _ => Err(self.absent()),
         }

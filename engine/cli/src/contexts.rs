@@ -55,6 +55,11 @@ impl Stored {
             .unwrap_or_default()
     }
 
+    /// Whether its engine may be anyone.
+    pub fn skips_verify(&self) -> bool {
+        self.meta["Endpoints"][ENDPOINT]["SkipTLSVerify"] == true
+    }
+
     /// What it is for, in its owner's words.
     pub fn description(&self) -> &str {
         self.meta["Metadata"]["Description"].as_str().unwrap_or_default()
@@ -125,9 +130,14 @@ impl Store {
         self.folder("tls", name)
     }
 
+    /// Where the certificates of its engine lie.
+    pub fn tls_files_folder(&self, name: &str) -> PathBuf {
+        self.tls_folder(name).join(ENDPOINT)
+    }
+
     /// Names of its certificate files.
     pub fn tls_files(&self, name: &str) -> Vec<String> {
-        let entries = fs::read_dir(self.tls_folder(name).join(ENDPOINT));
+        let entries = fs::read_dir(self.tls_files_folder(name));
         let mut files: Vec<String> = entries
             .into_iter()
             .flatten()
@@ -140,7 +150,7 @@ impl Store {
 
     /// The content of a certificate file.
     pub fn tls_file(&self, name: &str, file: &str) -> anyhow::Result<Vec<u8>> {
-        let path = self.tls_folder(name).join(ENDPOINT).join(file);
+        let path = self.tls_files_folder(name).join(file);
         fs::read(&path).with_context(|| path.display().to_string())
     }
 

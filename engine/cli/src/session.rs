@@ -1,14 +1,14 @@
 //! What holds for the whole command: the global flags, the engine they name, the user's config file.
 
 use std::cell::OnceCell;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use kelson_formats::credentials::ConfigFile;
 use serde_json::Value;
 
 use crate::argv::{Arity, Command, Flag, Parsed, list, switch, value};
-use crate::client::{Client, Endpoint};
+use crate::client::{Client, Endpoint, Tls};
 use crate::contexts::{DEFAULT, Store};
 
 /// Where our engine listens unless told otherwise.
@@ -97,7 +97,7 @@ impl Session {
             environment(["KELSON_CONTEXT", "DOCKER_CONTEXT"]),
             || session.configured_context(),
         );
-        let tls = globals.on("tls") || globals.on("tlsverify") || is_set("DOCKER_TLS_VERIFY");
+        let tls = session.tls(globals)?;
         match session.client_of(given, tls) {
             Ok(client) => session.client = client,
             Err(_) if lenient => {}
@@ -106,28 +106,47 @@ impl Session {
         Ok(session)
     }
 
-    fn client_of(&self, given: Option<&str>, tls: bool) -> anyhow::Result<Client> {
+    fn client_of(&self, given: Option<&str>, tls: Option<Tls>) -> anyhow::Result<Client> {
         const FAILED: &str = "Failed to initialize: unable to resolve kelson endpoint";
         let (mut tls, mut host) = (tls, given.map(str::to_owned));
         if self.context != DEFAULT {
             let store = self.contexts()?;
-            host = Some(store.get(&self.context).context(FAILED)?.host().to_owned())
-                .filter(|host| !host.is_empty());
-            tls |= !store.tls_files(&self.context).is_empty();
+            let context = store.get(&self.context).context(FAILED)?;
+            host = Some(context.host().to_owned()).filter(|host| !host.is_empty());
+            if !store.tls_files(&self.context).is_empty() || context.skips_verify() {
+                let folder = store.tls_files_folder(&self.context);
+                tls = Some(Tls::find(&folder, !context.skips_verify(), [None; 3]));
+            }
         } else if host.is_none() {
             host = environment(["KELSON_HOST", "DOCKER_HOST"]);
         }
         let own = host.is_none();
         let endpoint = match host {
-            Some(text) => Endpoint::parse(&text).map_err(|why| why.context(FAILED))?,
+            Some(text) => Endpoint::parse(&text, tls).map_err(|why| why.context(FAILED))?,
             None => Endpoint::Unix(DEFAULT_SOCKET.into()),
         };
-        // Docker, too, leaves TLS out where there is no TCP.
-        if tls && matches!(endpoint, Endpoint::Tcp(_)) {
-            bail!("kelson does not speak TLS to the engine yet; use a unix socket or ssh://");
-        }
         let version = environment(["KELSON_API_VERSION", "DOCKER_API_VERSION"]);
         Ok(Client::new(endpoint, own, version))
+    }
+
+    /// What the flags and the environment say of TLS. Files that are not named are looked for in `DOCKER_CERT_PATH`, else beside the
+    /// config file.
+    fn tls(&self, globals: &Parsed) -> anyhow::Result<Option<Tls>> {
+        let verify = match globals.given("tlsverify") {
+            true => globals.on("tlsverify"),
+            false => is_set("KELSON_TLS_VERIFY") || is_set("DOCKER_TLS_VERIFY"),
+        };
+        let on = globals.on("tls") || is_set("KELSON_TLS") || is_set("DOCKER_TLS");
+        if !verify && !on {
+            return Ok(None);
+        }
+        let beside = || self.config_path.as_deref()?.parent().map(Path::to_owned);
+        let dir = environment(["KELSON_CERT_PATH", "DOCKER_CERT_PATH"])
+            .map(PathBuf::from)
+            .or_else(beside)
+            .context("find the certificates: HOME is not set")?;
+        let files = ["tlscacert", "tlscert", "tlskey"].map(|name| globals.text(name));
+        Ok(Some(Tls::find(&dir, verify, files)))
     }
 
     /// The store of contexts.

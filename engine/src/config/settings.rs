@@ -5,6 +5,7 @@ use super::file::{self, FileOnly};
 use super::flags::Flags;
 use super::values::{absolute, bytes, cgroup_driver, key_values, log_level, pool, runtimes, ulimit};
 use crate::server::sockets::Address;
+use crate::server::tls::TlsSettings;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -28,6 +29,15 @@ pub struct Runtime {
     pub args: Vec<String>,
 }
 
+/// The form of the daemon's own log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// An object in each line.
+    Json,
+}
+
 /// Everything decided.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
@@ -37,6 +47,8 @@ pub struct Settings {
     pub exec_root: PathBuf,
     /// Where to listen.
     pub hosts: Vec<Address>,
+    /// TLS on TCP sockets.
+    pub tls: Option<TlsSettings>,
     /// Group of unix sockets.
     pub group: Option<String>,
     /// Pid file.
@@ -45,6 +57,8 @@ pub struct Settings {
     pub debug: bool,
     /// Level of the daemon's own log.
     pub log_level: String,
+    /// Form of the daemon's own log.
+    pub log_format: LogFormat,
     /// Link name of the default bridge.
     pub bridge: Option<String>,
     /// Address of the default bridge.
@@ -188,9 +202,6 @@ fn merge(flags: &Flags, file: Flags, given: &[String]) -> Result<Flags, ConfigEr
 /// Settings that would weaken or surprise if they were ignored.
 fn refuse(f: &Flags) -> Result<(), ConfigError> {
     let refused = |what: &str| Err(ConfigError(format!("{what} is not supported by Kelson yet")));
-    if f.tls == Some(true) || f.tlsverify == Some(true) || f.tlscert.is_some() || f.tlskey.is_some() {
-        return refused("TLS on the API (tls, tlsverify, tlscert, tlskey)");
-    }
     if f.userns_remap.as_deref().is_some_and(|v| !v.is_empty()) {
         return refused("userns-remap");
     }
@@ -210,6 +221,16 @@ fn refuse(f: &Flags) -> Result<(), ConfigError> {
         return refused("fixed-cidr");
     }
     Ok(())
+}
+
+fn log_format(name: Option<&str>) -> Result<LogFormat, ConfigError> {
+    match name {
+        None | Some("" | "text") => Ok(LogFormat::Text),
+        Some("json") => Ok(LogFormat::Json),
+        Some(name) => Err(ConfigError(format!(
+            "invalid log format: {name} (log-format is text or json)"
+        ))),
+    }
 }
 
 fn storage_driver(name: Option<&str>) -> Result<StorageDriver, ConfigError> {
@@ -233,11 +254,6 @@ fn without_effect(f: &Flags) -> Vec<String> {
             "shutdown-timeout",
             f.shutdown_timeout.is_some(),
             "kelsond's end stops no container",
-        ),
-        (
-            "log-format",
-            f.log_format.as_deref().is_some_and(|l| l != "text"),
-            "the daemon's log is text",
         ),
         (
             "storage-opt",
@@ -282,6 +298,7 @@ fn without_effect(f: &Flags) -> Vec<String> {
 }
 
 fn build(f: Flags, only: FileOnly, warnings: Vec<String>) -> Result<Settings, ConfigError> {
+    let tls = super::tls::decide(&f, |name| std::env::var_os(name))?;
     let exec_root = f.exec_root.unwrap_or_else(|| PathBuf::from("/run/kelson"));
     let default_socket = Path::new("/run/kelson/kelson.sock");
     let hosts = match f.hosts.is_empty() {
@@ -289,7 +306,7 @@ fn build(f: Flags, only: FileOnly, warnings: Vec<String>) -> Result<Settings, Co
         false => f
             .hosts
             .iter()
-            .map(|h| Address::parse(h, default_socket))
+            .map(|h| Address::parse(h, default_socket, tls.is_some()))
             .collect::<Result<_, _>>()
             .map_err(ConfigError)?,
     };
@@ -301,10 +318,12 @@ fn build(f: Flags, only: FileOnly, warnings: Vec<String>) -> Result<Settings, Co
         )?,
         exec_root: absolute("exec-root", exec_root)?,
         hosts,
+        tls,
         group: f.group,
         pidfile: f.pidfile,
         debug,
         log_level: log_level(f.log_level.as_deref(), debug)?,
+        log_format: log_format(f.log_format.as_deref())?,
         bridge: f.bridge,
         bip: f.bip,
         pools: f
@@ -444,10 +463,11 @@ mod tests {
     #[test]
     fn refused_settings_are_named() {
         for args in [
-            &["--tlsverify"][..],
+            &["--tlskey", "/k"][..],
             &["--userns-remap", "default"],
             &["--storage-driver", "zfs"],
             &["--log-level", "loud"],
+            &["--log-format", "xml"],
             &["--exec-opt", "x"],
             &["--init-path", "relative"],
             &["--add-runtime", "x"],

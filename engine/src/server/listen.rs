@@ -10,6 +10,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::server::TlsStream;
 
 /// Largest request head that is searched; hyper has its own limit, a head above ours is passed on untouched.
 const MAX_HEAD: usize = 64 << 10;
@@ -28,32 +29,35 @@ pub enum Socket {
     Unix(UnixStream),
     /// TCP.
     Tcp(TcpStream),
+    /// TLS over TCP.
+    Tls(Box<TlsStream<TcpStream>>),
 }
 
-macro_rules! both {
+macro_rules! each {
     ($self:expr, $s:ident => $call:expr) => {
         match $self {
             Socket::Unix($s) => $call,
             Socket::Tcp($s) => $call,
+            Socket::Tls($s) => $call,
         }
     };
 }
 
 impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        both!(self.get_mut(), s => Pin::new(s).poll_read(cx, buf))
+        each!(self.get_mut(), s => Pin::new(s).poll_read(cx, buf))
     }
 }
 
 impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        both!(self.get_mut(), s => Pin::new(s).poll_write(cx, buf))
+        each!(self.get_mut(), s => Pin::new(s).poll_write(cx, buf))
     }
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        both!(self.get_mut(), s => Pin::new(s).poll_flush(cx))
+        each!(self.get_mut(), s => Pin::new(s).poll_flush(cx))
     }
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        both!(self.get_mut(), s => Pin::new(s).poll_shutdown(cx))
+        each!(self.get_mut(), s => Pin::new(s).poll_shutdown(cx))
     }
 }
 

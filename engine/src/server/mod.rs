@@ -12,6 +12,7 @@ pub mod query;
 pub mod router;
 pub mod routes;
 pub mod sockets;
+pub mod tls;
 pub mod upload;
 pub mod versions;
 
@@ -26,6 +27,7 @@ use listen::{Sniff, Socket};
 use query::Query;
 use std::convert::Infallible;
 use std::sync::Arc;
+use tls::Acceptor;
 use tracing::Instrument;
 
 pub use app::App;
@@ -36,8 +38,18 @@ mod tests;
 /// Largest request head and hyper's read buffer.
 const MAX_HEAD: usize = 64 << 10;
 
-/// Serves one connection until it ends or is taken over.
-pub async fn serve(app: Arc<App>, socket: Socket) {
+/// Serves one connection until it ends or is taken over. One over TCP must first agree on TLS, if there is an acceptor.
+pub async fn serve(app: Arc<App>, socket: Socket, tls: Option<Acceptor>) {
+    let socket = match (socket, tls) {
+        (Socket::Tcp(stream), Some(acceptor)) => match acceptor.accept(stream).await {
+            Ok(session) => Socket::Tls(Box::new(session)),
+            Err(error) => {
+                tracing::info!("TLS handshake: {error}");
+                return;
+            }
+        },
+        (socket, _) => socket,
+    };
     let service = service_fn(move |request| {
         let app = Arc::clone(&app);
         async move { Ok::<_, Infallible>(answer(app, request).await) }

@@ -11,8 +11,9 @@ use std::os::unix::fs::{DirBuilderExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 use tokio::net::{TcpListener, UnixListener};
 
-/// Port of `tcp://` addresses without one, docker's for plain HTTP.
+/// Ports of `tcp://` addresses without one, docker's: for plain HTTP, and under TLS.
 const DEFAULT_PORT: u16 = 2375;
+const DEFAULT_TLS_PORT: u16 = 2376;
 
 /// A parsed `-H` value.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,7 +41,7 @@ impl Address {
     ///
     /// # Errors
     /// A sentence that says what is wrong.
-    pub fn parse(text: &str, default_unix: &Path) -> Result<Self, String> {
+    pub fn parse(text: &str, default_unix: &Path, tls: bool) -> Result<Self, String> {
         let text = text.trim();
         let (scheme, rest) = text.split_once("://").unwrap_or(match text.starts_with('/') {
             true => ("unix", text),
@@ -52,21 +53,22 @@ impl Address {
             "unix" => Err(format!(
                 "invalid bind address {text}: the socket's path must be absolute"
             )),
-            "tcp" => tcp(rest).ok_or_else(|| format!("invalid bind address format: {text}")),
+            "tcp" => tcp(rest, tls).ok_or_else(|| format!("invalid bind address format: {text}")),
             "fd" => Ok(Address::Passed(rest.to_owned())),
             _ => Err(format!("invalid bind address format: {text}")),
         }
     }
 }
 
-fn tcp(rest: &str) -> Option<Address> {
+fn tcp(rest: &str, tls: bool) -> Option<Address> {
+    let default = if tls { DEFAULT_TLS_PORT } else { DEFAULT_PORT };
     let rest = rest.trim_end_matches('/');
     if rest.contains('/') {
         return None;
     }
     let (host, port) = match rest.rsplit_once(':') {
         Some((host, port)) if !host.contains(':') || host.ends_with(']') => (host, port.parse().ok()?),
-        _ => (rest, DEFAULT_PORT),
+        _ => (rest, default),
     };
     let host = if host.is_empty() { "localhost" } else { host };
     Some(Address::Tcp(format!("{host}:{port}")))
@@ -202,7 +204,7 @@ mod tests {
     use super::*;
 
     fn show(text: &str) -> String {
-        match Address::parse(text, Path::new("/run/kelson/kelson.sock")) {
+        match Address::parse(text, Path::new("/run/kelson/kelson.sock"), false) {
             Ok(a) => a.to_string(),
             Err(e) => format!("! {e}"),
         }
@@ -218,6 +220,8 @@ mod tests {
         assert_eq!(show(":2375"), "tcp://localhost:2375");
         assert_eq!(show("tcp://[::1]:99/"), "tcp://[::1]:99");
         assert_eq!(show("tcp://h"), "tcp://h:2375");
+        let secure = Address::parse("tcp://h", Path::new("/"), true).unwrap();
+        assert_eq!(secure.to_string(), "tcp://h:2376");
         assert_eq!(
             (show("fd://"), show("fd://api")),
             ("fd://".into(), "fd://api".into())

@@ -14,7 +14,7 @@ async fn talk(request: &str) -> String {
     let (_, engine) = watch::channel(None);
     let app = Arc::new(App::new(resolve(&flags, None).unwrap(), engine));
     let (mut client, server) = UnixStream::pair().unwrap();
-    tokio::spawn(serve(app, Socket::Unix(server)));
+    tokio::spawn(serve(app, Socket::Unix(server), None));
     client.write_all(request.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
     let read = client.read_to_end(&mut answer);
@@ -131,7 +131,7 @@ async fn a_body_beyond_the_limit_is_refused() {
     let (_, engine) = watch::channel(None);
     let app = Arc::new(App::new(resolve(&flags, None).unwrap(), engine));
     let (mut client, server) = UnixStream::pair().unwrap();
-    tokio::spawn(serve(app, Socket::Unix(server)));
+    tokio::spawn(serve(app, Socket::Unix(server), None));
     let head = format!(
         "POST /containers/create HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n",
         filler.len()

@@ -20,4 +20,5 @@ mod peers;
 mod redis;
 mod stock;
 mod support;
+mod tls;
 mod web;

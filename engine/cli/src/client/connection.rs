@@ -1,4 +1,4 @@
-//! One connection to the engine: a stream of bytes over a unix socket, TCP, or ssh.
+//! One connection to the engine: a stream of bytes over a unix socket, TCP, TLS, or ssh.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream, ToSocketAddrs};
@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 
 use super::ssh::Ssh;
+use super::tls::Tls;
 
 /// How long a TCP connection may take to open.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
@@ -17,6 +18,7 @@ const HEAD_LIMIT: usize = 64 * 1024;
 /// Most header fields accepted.
 const FIELD_LIMIT: usize = 64;
 const TCP_PORT: u16 = 2375;
+const TLS_PORT: u16 = 2376;
 
 /// Where an engine listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,27 +27,34 @@ pub enum Endpoint {
     Unix(PathBuf),
     /// `host:port`.
     Tcp(String),
+    /// `host:port`, under TLS.
+    Tls(String, Tls),
     /// `ssh HOST kelson system dial-stdio`.
     Ssh(Ssh),
 }
 
 impl Endpoint {
     /// Reads what `-H` and `DOCKER_HOST` hold: `unix:///path`, `tcp://host:port`, `host:port`,
-    /// `ssh://[user@]host[:port][/socket]`.
-    pub fn parse(text: &str) -> anyhow::Result<Endpoint> {
+    /// `ssh://[user@]host[:port][/socket]`. `tls` counts for TCP only, as with docker.
+    pub fn parse(text: &str, tls: Option<Tls>) -> anyhow::Result<Endpoint> {
         let (scheme, rest) = text.split_once("://").unwrap_or(("tcp", text));
         match scheme {
             "unix" if rest.starts_with('/') => Ok(Endpoint::Unix(rest.into())),
-            "tcp" | "http" if !rest.is_empty() => {
+            "tcp" | "http" | "https" if !rest.is_empty() => {
                 let authority = rest.split('/').next().unwrap_or(rest);
                 let has_port = authority
                     .rsplit_once(':')
                     .is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-                Ok(Endpoint::Tcp(if has_port {
-                    authority.into()
+                let port = if tls.is_some() { TLS_PORT } else { TCP_PORT };
+                let authority = if has_port {
+                    authority.to_owned()
                 } else {
-                    format!("{authority}:{TCP_PORT}")
-                }))
+                    format!("{authority}:{port}")
+                };
+                Ok(match tls {
+                    Some(tls) => Endpoint::Tls(authority, tls),
+                    None => Endpoint::Tcp(authority),
+                })
             }
             "ssh" => Ssh::parse(rest)
                 .map(Endpoint::Ssh)
@@ -62,28 +71,40 @@ impl Endpoint {
         match self {
             Endpoint::Unix(path) => UnixStream::connect(path).map(Connection::Unix),
             Endpoint::Ssh(host) => host.connect().map(Connection::Unix),
-            Endpoint::Tcp(authority) => {
-                let mut last = io::Error::from(io::ErrorKind::NotFound);
-                for address in authority.to_socket_addrs()? {
-                    match TcpStream::connect_timeout(&address, CONNECT_DEADLINE) {
-                        Ok(stream) => {
-                            stream.set_nodelay(true)?;
-                            return Ok(Connection::Tcp(stream));
-                        }
-                        Err(error) => last = error,
-                    }
-                }
-                Err(last)
+            Endpoint::Tcp(authority) => connect_tcp(authority).map(Connection::Tcp),
+            Endpoint::Tls(authority, tls) => {
+                let stream = connect_tcp(authority)?;
+                let host = authority
+                    .rsplit_once(':')
+                    .map_or(authority.as_str(), |(host, _)| host);
+                let host = host.trim_start_matches('[').trim_end_matches(']');
+                tls.over(stream, host)
+                    .map(Connection::Unix)
+                    .map_err(|why| io::Error::new(io::ErrorKind::InvalidData, format!("{why:#}")))
             }
         }
     }
+}
+
+fn connect_tcp(authority: &str) -> io::Result<TcpStream> {
+    let mut last = io::Error::from(io::ErrorKind::NotFound);
+    for address in authority.to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, CONNECT_DEADLINE) {
+            Ok(stream) => {
+                stream.set_nodelay(true)?;
+                return Ok(stream);
+            }
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
 }
 
 impl std::fmt::Display for Endpoint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Endpoint::Unix(path) => write!(f, "unix://{}", path.display()),
-            Endpoint::Tcp(authority) => write!(f, "tcp://{authority}"),
+            Endpoint::Tcp(authority) | Endpoint::Tls(authority, _) => write!(f, "tcp://{authority}"),
             Endpoint::Ssh(host) => write!(f, "{host}"),
         }
     }
@@ -388,7 +409,7 @@ mod tests {
     #[test]
     fn hosts_are_dockers() {
         let parse = |text| {
-            Endpoint::parse(text)
+            Endpoint::parse(text, None)
                 .map(|endpoint| endpoint.to_string())
                 .map_err(|error| error.to_string())
         };

@@ -4,14 +4,10 @@
 //! request's host, so a new file counts without a restart.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::SystemTime;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::CryptoProvider;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use kelson_tls::Identity;
+use kelson_tls::rustls::{ClientConfig, RootCertStore};
 
 use crate::error::Doing;
 use crate::{Error, Kind, Result};
@@ -88,25 +84,16 @@ impl Trust {
     /// # Errors
     /// `Internal` without any root certificate, `Invalid` for a file that holds none.
     pub(super) fn config(&self) -> Result<ClientConfig> {
-        let internal = |e: rustls::Error| Error::new(Kind::Internal, "set up TLS").caused_by(e);
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()
-            .map_err(internal)?;
-        let builder = if self.insecure {
-            let any = Arc::new(AnyCertificate(provider));
-            builder.dangerous().with_custom_certificate_verifier(any)
+        let trust = if self.insecure {
+            kelson_tls::Trust::Anyone
         } else {
-            builder.with_root_certificates(self.roots()?)
+            kelson_tls::Trust::Roots(self.roots()?)
         };
-        let Some((cert, key)) = self.identities.first() else {
-            return Ok(builder.with_no_client_auth());
-        };
-        let chain = certificates(cert)?;
-        let key = PrivateKeyDer::from_pem_file(key).map_err(|e| bad_file(key, e))?;
-        builder
-            .with_client_auth_cert(chain, key)
-            .map_err(|e| bad_file(cert, e))
+        let identity = self.identities.first().map(|(certificate, key)| Identity {
+            certificate: certificate.clone(),
+            key: key.clone(),
+        });
+        kelson_tls::client(trust, identity.as_ref()).map_err(bad_file)
     }
 
     fn roots(&self) -> Result<RootCertStore> {
@@ -114,9 +101,7 @@ impl Trust {
         let system = rustls_native_certs::load_native_certs();
         store.add_parsable_certificates(system.certs);
         for path in &self.roots {
-            for certificate in certificates(path)? {
-                store.add(certificate).map_err(|e| bad_file(path, e))?;
-            }
+            kelson_tls::add_roots(&mut store, path).map_err(bad_file)?;
         }
         if store.is_empty() {
             // A machine without any root certificate can still talk to insecure registries.
@@ -127,56 +112,10 @@ impl Trust {
     }
 }
 
-fn bad_file(path: &Path, why: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::invalid(format!("read {}", path.display())).caused_by(why)
-}
-
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
-    let found =
-        CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<std::result::Result<Vec<_>, _>>);
-    let found = found.map_err(|e| bad_file(path, e))?;
-    if found.is_empty() {
-        return Err(Error::invalid(format!("{} holds no certificate", path.display())));
-    }
-    Ok(found)
-}
-
-/// Accepts every certificate, for registries the operator called insecure.
-#[derive(Debug)]
-struct AnyCertificate(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> std::result::Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+fn bad_file(error: kelson_tls::Error) -> Error {
+    match error.into_parts() {
+        (doing, Some(why)) => Error::invalid(doing).caused_by(why),
+        (doing, None) => Error::invalid(doing),
     }
 }
 

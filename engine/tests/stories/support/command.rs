@@ -53,8 +53,9 @@ pub fn feed(command: &mut Command, text: &str) -> Outcome {
     run_on(command, Stdio::from(reader), LIMIT)
 }
 
+/// Runs to the end on an input of the caller's.
 #[track_caller]
-fn run_on(command: &mut Command, stdin: Stdio, limit: Duration) -> Outcome {
+pub fn run_on(command: &mut Command, stdin: Stdio, limit: Duration) -> Outcome {
     let line = format!("{command:?}");
     let child = command
         .stdin(stdin)

@@ -23,9 +23,9 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts a daemon with its roots below `root`, and waits until its socket answers.
+    /// Starts a daemon with its roots below `root` and `more` arguments, and waits until its socket answers.
     #[track_caller]
-    pub fn start(engine: Engine, root: &Path) -> Self {
+    pub fn start(engine: Engine, root: &Path, more: &[String]) -> Self {
         let program = match engine {
             Engine::Kelsond => ours("kelsond"),
             Engine::Dockerd => peer("dockerd"),
@@ -41,6 +41,7 @@ impl Daemon {
             .arg(format!("--exec-root={}", root.join("exec").display()))
             .arg(format!("--pidfile={}", root.join("pid").display()))
             .arg(format!("--host=unix://{}", socket(root).display()))
+            .args(more)
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log);

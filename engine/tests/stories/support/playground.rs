@@ -29,6 +29,7 @@ const REGISTRY_PORT: u16 = 5000;
 pub struct Playground {
     client: Client,
     daemon: Option<Daemon>,
+    arguments: Vec<String>,
     pub registry: Registry,
     pub enclosure: Enclosure,
     scratch: Scratch,
@@ -39,9 +40,21 @@ impl Playground {
     /// A daemon, and a registry that has `images`.
     #[track_caller]
     pub fn new(client: Client, images: &[Image]) -> Self {
-        let engine = Engine::chosen();
         let mut playground = Self::without_daemon(client, images);
-        playground.daemon = Some(Daemon::start(engine, playground.scratch()));
+        playground.start_daemon();
+        playground
+    }
+
+    /// As [`Self::new`], the daemon with `arguments` of its own. They are made when the scratch directory is there.
+    #[track_caller]
+    pub fn with_arguments(
+        client: Client,
+        images: &[Image],
+        arguments: impl FnOnce(&Path) -> Vec<String>,
+    ) -> Self {
+        let mut playground = Self::without_daemon(client, images);
+        playground.arguments = arguments(playground.scratch());
+        playground.start_daemon();
         playground
     }
 
@@ -64,6 +77,7 @@ impl Playground {
         Self {
             client,
             daemon: None,
+            arguments: Vec::new(),
             registry,
             enclosure,
             scratch,
@@ -134,7 +148,7 @@ impl Playground {
 
     #[track_caller]
     pub fn start_daemon(&mut self) {
-        self.daemon = Some(Daemon::start(Engine::chosen(), self.scratch()));
+        self.daemon = Some(Daemon::start(Engine::chosen(), self.scratch(), &self.arguments));
     }
 
     /// Everything there is now.
