@@ -7,15 +7,16 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use kelson_api::{
     ContainerCreateRequest, ContainerInspect, ContainerSummary, ContainersPruneReport, DiskUsage,
-    ExecCreateRequest, ExecInspect, Filters, Network, SystemInfo, TopResponse, Volume, VolumeCreateRequest,
-    VolumeList, VolumesPruneReport,
+    EndpointSettings, ExecCreateRequest, ExecInspect, Filters, Network, NetworkCreateRequest,
+    NetworksPruneReport, SystemInfo, TopResponse, Volume, VolumeCreateRequest, VolumeList,
+    VolumesPruneReport,
 };
 use kelson_images::{Change, ImageId, Images, PathStat, Pruned, Removed};
 
 use crate::config::EngineConfig;
 use crate::containers::files::{ExtractArchive, TarSource};
 use crate::containers::{
-    attach, create, exec, files, inspect, list, logs, reconcile, remove, start, stop, top, wait,
+    attach, connect, create, exec, files, inspect, list, logs, reconcile, remove, start, stop, top, wait,
 };
 use crate::error::Result;
 use crate::info;
@@ -322,6 +323,55 @@ impl Engine {
         blocking("inspect a network", move || networks::inspect(&inner, &name)).await
     }
 
+    /// Makes a network and returns its id.
+    ///
+    /// # Errors
+    /// `Conflict` for a name in use, `Denied` for a subnet in use or a predefined name, `Invalid` and `Unsupported` for
+    /// what cannot be done.
+    pub async fn network_create(&self, request: NetworkCreateRequest) -> Result<String> {
+        let inner = self.inner.clone();
+        blocking("create a network", move || networks::create(&inner, request)).await
+    }
+
+    /// Removes a network.
+    ///
+    /// # Errors
+    /// `NotFound`; `Denied` for a predefined one and for one in use.
+    pub async fn network_remove(&self, name: &str) -> Result<()> {
+        let (inner, name) = (self.inner.clone(), name.to_owned());
+        blocking("remove a network", move || networks::remove(&inner, &name)).await
+    }
+
+    /// Removes the networks that no container refers to.
+    ///
+    /// # Errors
+    /// `Invalid` for an unknown filter.
+    pub async fn network_prune(&self, filters: &Filters) -> Result<NetworksPruneReport> {
+        let (inner, filters) = (self.inner.clone(), filters.clone());
+        blocking("prune networks", move || networks::prune(&inner, &filters)).await
+    }
+
+    /// Gives a container a place on one more network.
+    ///
+    /// # Errors
+    /// `NotFound`; `Denied` when it has one; `Invalid` for a container or a network that takes none.
+    pub async fn network_connect(
+        &self,
+        network: &str,
+        container: &str,
+        settings: EndpointSettings,
+    ) -> Result<()> {
+        connect::connect(&self.inner, network, container, settings).await
+    }
+
+    /// Takes a container off a network.
+    ///
+    /// # Errors
+    /// `NotFound` (of a container unless `force`); `Internal`, as docker, when it has no place there.
+    pub async fn network_disconnect(&self, network: &str, container: &str, force: bool) -> Result<()> {
+        connect::disconnect(&self.inner, network, container, force).await
+    }
+
     /// Remembered events since `since`, then live ones until `until`.
     pub fn events(&self, options: EventOptions) -> Result<EventStream> {
         self.inner.events.subscribe(options)
@@ -379,10 +429,7 @@ impl Engine {
         }
         let running = inner.containers.all().iter().any(|c| c.status().has_process());
         let down = inner.clone();
-        let done = blocking("shut the network down", move || match down.network() {
-            Ok(network) => Ok(network.shutdown()?),
-            Err(_) => Ok(()),
-        });
+        let done = blocking("shut the network down", move || networks::shutdown(&down));
         if let Err(e) = done.await {
             tracing::warn!(error = %e, "shut the network down");
         }

@@ -98,6 +98,9 @@ impl Error {
     pub(crate) fn invalid(doing: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Kind::Invalid, doing)
     }
+    pub(crate) fn denied(doing: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Kind::Denied, doing)
+    }
     pub(crate) fn internal(doing: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Kind::Internal, doing)
     }

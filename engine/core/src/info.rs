@@ -38,7 +38,7 @@ pub(crate) fn collect(inner: &Inner) -> SystemInfo {
     };
     let os = os_release();
     SystemInfo {
-        id: inner.networks.id("bridge"),
+        id: inner.networks.predefined_id("bridge"),
         containers: running + paused + stopped,
         containers_running: running,
         containers_paused: paused,

@@ -13,7 +13,7 @@ use crate::config::{EngineConfig, NetworkSettings};
 use crate::containers::container::{Container, Registry};
 use crate::containers::exec::Execs;
 use crate::containers::reconcile;
-use crate::containers::record::{MountKind, MountRecord};
+use crate::containers::record::{MountKind, MountRecord, Place};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::events::Events;
 use crate::networks::Networks;
@@ -116,11 +116,14 @@ impl Inner {
             .emit_at("container", action, &container.id, attributes, at);
     }
 
-    pub fn network_event(&self, action: &str, container: &str) {
-        let attributes = [("container", container), ("name", "bridge"), ("type", "bridge")];
+    pub fn network_event(&self, action: &str, place: &Place, container: &str) {
+        let attributes = [
+            ("container", container),
+            ("name", &place.name),
+            ("type", "bridge"),
+        ];
         let attributes = attributes.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
-        self.events
-            .emit("network", action, &self.networks.id("bridge"), attributes);
+        self.events.emit("network", action, &place.network, attributes);
     }
 
     pub fn volume_event(&self, action: &str, container: &Container, mount: &MountRecord) {
@@ -267,10 +270,12 @@ pub(crate) fn open_blocking(config: EngineConfig) -> Result<Inner> {
             ..ImagesConfig::default()
         },
     )?;
+    let networks = Networks::open(&roots, &config)?;
     let network = if config.network.enabled {
-        Some(kelson_network::Network::open(
+        Some(kelson_network::Network::open_beside(
             &roots.networks(),
             network_config(&config.network)?,
+            &networks.shared,
         )?)
     } else {
         None
@@ -287,7 +292,7 @@ pub(crate) fn open_blocking(config: EngineConfig) -> Result<Inner> {
     };
     let inner = Inner {
         volumes: Volumes::open(roots.volumes(), events.clone())?,
-        networks: Networks::open(&roots.networks())?,
+        networks,
         containers: Registry::default(),
         execs: Execs::default(),
         seccomp: Seccomp::new(profile)?,

@@ -29,7 +29,7 @@ fn main() -> std::io::Result<()> {
         clock.lap("bind_ports");
         let endpoint = network.allocate(&id, None).unwrap();
         clock.lap("allocate");
-        let netns = network.create_netns().unwrap();
+        let netns = kelson_network::create_netns().unwrap();
         clock.lap("create_netns");
         network.connect(&endpoint, netns.as_fd()).unwrap();
         clock.lap("connect");

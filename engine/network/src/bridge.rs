@@ -148,6 +148,7 @@ fn make(
         subnet: choice.address,
         masquerade: config.masquerade,
         inter_container: config.inter_container,
+        internal: config.internal,
         outside: if record.forwarding_was.is_some() {
             plan::outside_links(&host.links)
         } else {

@@ -25,6 +25,8 @@ pub(crate) struct Pool {
     taken: Vec<u64>,
     /// No word before this one has a free bit, so that taking the lowest free address does not scan a full pool.
     first: usize,
+    /// First and last offset that is given to who wishes for none.
+    range: (usize, usize),
 }
 
 impl Pool {
@@ -36,6 +38,7 @@ impl Pool {
             subnet,
             taken: vec![0; size.div_ceil(WORD)],
             first: 0,
+            range: (0, size - 1),
         };
         // Bits beyond a subnet smaller than a word do not stand for addresses.
         for beyond in size..pool.taken.len() * WORD {
@@ -47,6 +50,21 @@ impl Pool {
             pool.set(gateway);
         }
         pool
+    }
+
+    /// Addresses nobody wished for come from `range` only; those of `reserved` are taken.
+    pub(crate) fn limited(mut self, range: Option<Ipv4Net>, reserved: &[Ipv4Addr]) -> Self {
+        for ip in reserved {
+            if let Some(offset) = self.offset(*ip) {
+                self.set(offset);
+            }
+        }
+        if let Some(range) = range
+            && let (Some(first), Some(last)) = (self.offset(range.network()), self.offset(range.broadcast()))
+        {
+            self.range = (first, last);
+        }
+        self
     }
 
     /// Takes the wanted address, or the lowest free one.
@@ -78,6 +96,10 @@ impl Pool {
     }
 
     fn lowest_free(&mut self) -> Option<usize> {
+        let (start, end) = self.range;
+        if start > 0 {
+            return (start..=end).find(|offset| !self.is_set(*offset));
+        }
         let skipped = self
             .taken
             .get(self.first..)?
@@ -85,7 +107,7 @@ impl Pool {
             .position(|w| *w != u64::MAX)?;
         self.first += skipped;
         let bit = self.taken.get(self.first)?.trailing_ones() as usize;
-        Some(self.first * WORD + bit)
+        Some(self.first * WORD + bit).filter(|offset| *offset <= end)
     }
 
     fn offset(&self, ip: Ipv4Addr) -> Option<usize> {
@@ -122,6 +144,23 @@ mod tests {
 
     fn pool(text: &str) -> Pool {
         Pool::new(text.parse().unwrap())
+    }
+
+    #[test]
+    fn a_range_limits_and_reserved_addresses_stay() {
+        let range = Some("10.0.0.8/30".parse().unwrap());
+        let reserved = ["10.0.0.9".parse().unwrap(), "10.0.1.1".parse().unwrap()];
+        let mut pool = pool("10.0.0.1/24").limited(range, &reserved);
+        let taken: Vec<String> = (0..3).map(|_| pool.take(None).unwrap().to_string()).collect();
+        assert_eq!(taken, ["10.0.0.8", "10.0.0.10", "10.0.0.11"]);
+        assert_eq!(pool.take(None), Err(Refused::Full));
+        assert_eq!(pool.take(Some(reserved[0])), Err(Refused::Taken));
+        assert!(pool.take(Some("10.0.0.200".parse().unwrap())).is_ok());
+        let mut low =
+            Pool::new("10.0.0.1/24".parse().unwrap()).limited(Some("10.0.0.0/30".parse().unwrap()), &[]);
+        assert_eq!(low.take(None).unwrap().to_string(), "10.0.0.2");
+        assert_eq!(low.take(None).unwrap().to_string(), "10.0.0.3");
+        assert_eq!(low.take(None), Err(Refused::Full));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Bridge, addresses, ports and firewall of containers: the default network.
+//! Bridge, addresses, ports and firewall of containers: the default network and the user's own.
 //!
 //! Everything here is blocking and is called from blocking threads. Links and sockets are made in the
 //! network namespace of the calling thread, which is kelsond's own.
@@ -15,8 +15,11 @@ mod netlink;
 mod netns;
 mod network;
 mod plan;
+mod pools;
 mod ports;
 mod record;
+mod redirect;
+mod shared;
 mod undo;
 mod veth;
 
@@ -24,6 +27,10 @@ pub use error::{Error, Kind, Result};
 pub use ipnet::Ipv4Net;
 pub use model::{
     BoundPort, Endpoint, LiveEndpoint, Mac, NetworkConfig, NetworkInfo, PortMapping, PortSpec, Proto,
-    ReconcileReport,
+    ReconcileReport, Wish,
 };
-pub use network::Network;
+pub use network::{Network, create_netns};
+pub use pools::{default_pools, free_subnet, valid_subnet};
+pub use redirect::redirect;
+pub use shared::Shared;
+pub use veth::set_default_route;

@@ -7,7 +7,9 @@ use std::os::fd::OwnedFd;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
-/// How the default bridge network is to be made. dockerd's flags map onto it one to one.
+use crate::ipam::Pool;
+
+/// How a bridge network is to be made. dockerd's flags map onto it one to one, and so do the bridge driver's options.
 #[derive(Debug, Clone)]
 pub struct NetworkConfig {
     /// Link name of the bridge (`--bridge`). `None`: `kls0`, or the next `klsN` when another kelsond owns it.
@@ -28,6 +30,19 @@ pub struct NetworkConfig {
     pub masquerade: bool,
     /// Let containers of the bridge talk to each other (`--icc`).
     pub inter_container: bool,
+    /// No way out of the network, and none into it.
+    pub internal: bool,
+    /// The part of the subnet that addresses nobody asked for come from.
+    pub range: Option<Ipv4Net>,
+    /// Addresses that are somebody else's.
+    pub reserved: Vec<Ipv4Addr>,
+}
+
+impl NetworkConfig {
+    /// The addresses of the bridge that has this one.
+    pub(crate) fn pool(&self, address: Ipv4Net) -> Pool {
+        Pool::new(address).limited(self.range, &self.reserved)
+    }
 }
 
 impl Default for NetworkConfig {
@@ -42,6 +57,9 @@ impl Default for NetworkConfig {
             firewall: true,
             masquerade: true,
             inter_container: true,
+            internal: false,
+            range: None,
+            reserved: Vec::new(),
         }
     }
 }
@@ -143,6 +161,26 @@ pub struct Endpoint {
     pub container_link: String,
     /// MTU, bytes.
     pub mtu: u32,
+    /// Whether the container's default route leaves by it: of several networks one has it, an internal one never.
+    #[serde(default = "yes")]
+    pub default_route: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// What an endpoint shall have; what is left open is chosen.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wish {
+    /// Address.
+    pub ip: Option<Ipv4Addr>,
+    /// MAC address. `None`: it follows from the address.
+    pub mac: Option<Mac>,
+    /// Name of the container's end; `eth0`.
+    pub container_link: Option<String>,
+    /// Another network has the default route.
+    pub no_default_route: bool,
 }
 
 /// Transport protocol of a published port.

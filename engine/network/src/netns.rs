@@ -30,9 +30,17 @@ pub(crate) fn create() -> io::Result<OwnedFd> {
 
 /// An rtnetlink socket inside `netns`.
 pub(crate) fn rtnl_inside(netns: BorrowedFd<'_>) -> io::Result<Rtnl> {
+    inside(netns, Rtnl::open)
+}
+
+/// Does `work` inside `netns`.
+pub(crate) fn inside<T: Send>(
+    netns: BorrowedFd<'_>,
+    work: impl FnOnce() -> io::Result<T> + Send,
+) -> io::Result<T> {
     on_own_thread(|| {
         setns(netns.as_fd(), CloneFlags::CLONE_NEWNET)?;
-        Rtnl::open()
+        work()
     })
 }
 

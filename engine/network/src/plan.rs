@@ -133,7 +133,11 @@ pub(crate) fn choose_subnet(
     ))
 }
 
-fn valid_subnet(net: Ipv4Net) -> Result<()> {
+/// Whether a subnet has room for containers, and no more than is wise.
+///
+/// # Errors
+/// `Invalid` with the limits.
+pub fn valid_subnet(net: Ipv4Net) -> Result<()> {
     if (SHORTEST_PREFIX..=LONGEST_PREFIX).contains(&net.prefix_len()) {
         Ok(())
     } else {
@@ -145,7 +149,7 @@ fn valid_subnet(net: Ipv4Net) -> Result<()> {
     }
 }
 
-fn overlap(a: &Ipv4Net, b: &Ipv4Net) -> bool {
+pub(crate) fn overlap(a: &Ipv4Net, b: &Ipv4Net) -> bool {
     a.contains(&b.network()) || b.contains(&a.network())
 }
 

@@ -23,8 +23,10 @@ pub(crate) fn connect(
         gateway,
         mac,
         mtu,
+        default_route,
         ..
     } = endpoint;
+    let gateway = default_route.then_some(*gateway);
     let mut inside = netns::rtnl_inside(netns).map_err(|e| Error::os("enter the network namespace", e))?;
     let mut host = Rtnl::open().map_err(|e| Error::os("open a netlink socket", e))?;
     let veth = VethPlan {
@@ -51,7 +53,7 @@ pub(crate) fn connect(
         let link = inside.link(container_link).map_err(|e| Error::os(doing(), e))?;
         let index = link.ok_or_else(|| Error::new(Kind::NotFound, doing()))?.index;
         inside
-            .configure_container_link(index, *ip, *prefix_len, *gateway)
+            .configure_container_link(index, *ip, *prefix_len, gateway)
             .map_err(|e| Error::os(doing(), e))
     };
     make().inspect_err(|_| {
@@ -59,6 +61,25 @@ pub(crate) fn connect(
             tracing::warn!(error = %e, "undo of a connection that could not be made");
         }
     })
+}
+
+/// Makes the default route of a running container leave by this endpoint, or by none.
+///
+/// Errors: what the kernel says.
+pub fn set_default_route(netns: BorrowedFd<'_>, endpoint: Option<&Endpoint>) -> Result<()> {
+    let doing = || "change the default route".to_owned();
+    let mut inside = netns::rtnl_inside(netns).map_err(|e| Error::os("enter the network namespace", e))?;
+    let via = match endpoint {
+        Some(endpoint) => {
+            let link = inside
+                .link(&endpoint.container_link)
+                .map_err(|e| Error::os(doing(), e))?;
+            let link = link.ok_or_else(|| Error::new(Kind::NotFound, doing()))?;
+            Some((link.index, endpoint.gateway))
+        }
+        None => None,
+    };
+    inside.set_default_route(via).map_err(|e| Error::os(doing(), e))
 }
 
 /// Puts the links of running containers that hang on no bridge any more (theirs was deleted) on this one. Returns

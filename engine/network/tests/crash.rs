@@ -58,7 +58,7 @@ fn a_crash_at_any_moment_is_undone() {
         crashes += 1;
         with_leftovers += u32::from(links() != before.0);
         let network = lab.network();
-        network.reconcile(&[]).unwrap();
+        network.reconcile(&[], false).unwrap();
         network.settle(PATIENCE).unwrap();
         // A container's namespace, and with it a link nobody deleted, ends a moment after its last holder.
         let deadline = Instant::now() + PATIENCE;

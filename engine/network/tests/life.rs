@@ -212,7 +212,7 @@ fn a_restart_takes_the_living_over_and_removes_the_rest() {
         endpoint: alive.endpoint.clone(),
         ports: alive.mappings(),
     }];
-    let report = network.reconcile(&live).unwrap();
+    let report = network.reconcile(&live, false).unwrap();
     assert_eq!(report.removed_links.join(" "), dead.endpoint.host_link);
     assert!(report.without_link.is_empty() && !report.firewall_rebuilt);
     let rules = ruleset().to_string();
@@ -234,7 +234,7 @@ fn a_restart_takes_the_living_over_and_removes_the_rest() {
     // It dies while kelsond is away, too; the next start finds nothing alive.
     drop(network);
     let network = lab.network();
-    let report = network.reconcile(&[]).unwrap();
+    let report = network.reconcile(&[], false).unwrap();
     assert_eq!(report.removed_links.join(" "), alive.endpoint.host_link);
     assert!(
         !links()
@@ -257,7 +257,7 @@ fn a_lost_record_and_a_flushed_firewall_are_rebuilt_around_the_living() {
         endpoint: alive.endpoint.clone(),
         ports: alive.mappings(),
     }];
-    let report = network.reconcile(&live).unwrap();
+    let report = network.reconcile(&live, false).unwrap();
     assert!(report.firewall_rebuilt && report.removed_links.is_empty());
     assert_eq!(
         inside(lab.outside(), || ask(HOST, 8080)),
@@ -265,7 +265,7 @@ fn a_lost_record_and_a_flushed_firewall_are_rebuilt_around_the_living() {
     );
     // A container whose link has gone is reported.
     run("ip", &["link", "del", &alive.endpoint.host_link]);
-    let report = lab.network().reconcile(&live).unwrap();
+    let report = lab.network().reconcile(&live, false).unwrap();
     assert_eq!(report.without_link, [id(1)]);
 }
 
@@ -309,7 +309,7 @@ fn a_failed_connect_leaves_nothing() {
     let network = lab.network();
     let endpoint = network.allocate(&id(1), None).unwrap();
     let before = links();
-    let netns = network.create_netns().unwrap();
+    let netns = kelson_network::create_netns().unwrap();
     inside(&netns, || run("ip", &["link", "add", "eth0", "type", "bridge"]));
     let error = network.connect(&endpoint, netns.as_fd()).unwrap_err();
     assert!(error.to_string().contains(&endpoint.host_link), "{error}");
@@ -328,7 +328,7 @@ fn a_failed_connect_leaves_nothing() {
             "left",
         ],
     );
-    let netns = network.create_netns().unwrap();
+    let netns = kelson_network::create_netns().unwrap();
     network.connect(&endpoint, netns.as_fd()).unwrap();
     network.disconnect(&id(1)).unwrap();
     network.settle(PATIENCE).unwrap();

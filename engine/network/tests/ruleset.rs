@@ -51,7 +51,7 @@ fn the_ordinary_table() {
     };
     let id = "0123456789abcdef".repeat(4);
     let endpoint = network.allocate(&id, None).unwrap();
-    let netns = network.create_netns().unwrap();
+    let netns = kelson_network::create_netns().unwrap();
     network.connect(&endpoint, netns.as_fd()).unwrap();
     // The first by an element's message, the second within the whole table: both ways of writing one.
     network.publish(&endpoint, &[any, one]).unwrap();
@@ -60,7 +60,7 @@ fn the_ordinary_table() {
         endpoint,
         ports: vec![any, one],
     };
-    lab.network().reconcile(&[live]).unwrap();
+    lab.network().reconcile(&[live], false).unwrap();
     same_as(include_str!("data/table.nft"));
 }
 

@@ -21,31 +21,42 @@ pub(crate) struct Dns {
     pub search: Vec<String>,
 }
 
-/// The text of /etc/hosts.
+/// The text of /etc/hosts: the extra hosts, lines of links, and the container's own name at each of its addresses.
 ///
 /// # Errors
 /// `Invalid` for an extra host that is not `name:address`.
 pub(crate) fn hosts(
-    address: Option<IpAddr>,
-    hostname: &str,
-    domain: &str,
+    addresses: &[IpAddr],
+    names: &str,
     extra: &[String],
     gateway: Option<IpAddr>,
+    links: &str,
 ) -> Result<String> {
     let mut text = String::from(
         "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\n\
          ff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n",
     );
     text.push_str(&extra_hosts(extra, gateway)?);
-    if let Some(address) = address {
-        let full = if domain.is_empty() {
-            hostname.to_owned()
-        } else {
-            format!("{hostname}.{domain} {hostname}")
-        };
-        text.push_str(&format!("{address}\t{full}\n"));
+    text.push_str(links);
+    for address in addresses {
+        text.push_str(&format!("{address}\t{names}\n"));
     }
     Ok(text)
+}
+
+/// What stands behind an address of the container's own.
+pub(crate) fn own_names(hostname: &str, domain: &str) -> String {
+    if domain.is_empty() {
+        hostname.to_owned()
+    } else {
+        format!("{hostname}.{domain} {hostname}")
+    }
+}
+
+/// The text without an address.
+pub(crate) fn without(text: &str, address: IpAddr) -> String {
+    let ours = |line: &&str| line.split_whitespace().next().and_then(|a| a.parse().ok()) == Some(address);
+    text.split_inclusive('\n').filter(|line| !ours(line)).collect()
 }
 
 /// Lines for `--add-host`.
@@ -114,6 +125,29 @@ pub(crate) fn resolv_conf(host: &str, wanted: &Dns, isolated: bool) -> String {
     text
 }
 
+/// The text of /etc/resolv.conf where names of networks are served, at `resolver`.
+pub(crate) fn resolv_conf_of(resolver: IpAddr, host: &str, wanted: &Dns) -> String {
+    let of_host = || {
+        let lines = host.lines().filter_map(|l| l.trim().strip_prefix("options"));
+        lines.flat_map(str::split_whitespace).map(str::to_owned).collect()
+    };
+    let mut options: Vec<String> = if wanted.options.is_empty() {
+        of_host()
+    } else {
+        wanted.options.clone()
+    };
+    // A name without a dot is one of the network's before it is one of a domain's.
+    if !options.iter().any(|o| o.starts_with("ndots:")) {
+        options.push("ndots:0".into());
+    }
+    let dns = Dns {
+        servers: vec![resolver.to_string()],
+        options,
+        search: wanted.search.clone(),
+    };
+    resolv_conf(host, &dns, true)
+}
+
 /// Not loopback, and no scoped or IPv6 address: containers of the default bridge have IPv4 only.
 fn reachable(server: &str) -> bool {
     server
@@ -150,16 +184,18 @@ mod tests {
 
     #[test]
     fn hosts_file() {
-        let ip = Some("10.0.0.2".parse().unwrap());
+        let ip: IpAddr = "10.0.0.2".parse().unwrap();
         let gateway = Some("10.0.0.1".parse().unwrap());
         let extra = [
             "db:10.1.1.1".to_owned(),
             "up:host-gateway".to_owned(),
             "six=[::1]".to_owned(),
         ];
-        let text = hosts(ip, "web", "example.org", &extra, gateway).unwrap();
+        let names = own_names("web", "example.org");
+        let text = hosts(&[ip], &names, &extra, gateway, "").unwrap();
         assert!(text.starts_with("127.0.0.1\tlocalhost\n"));
         assert!(text.ends_with("10.1.1.1\tdb\n10.0.0.1\tup\n::1\tsix\n10.0.0.2\tweb.example.org web\n"));
+        assert!(without(&text, ip).ends_with("\tup\n::1\tsix\n"));
         assert!(extra_hosts(&["x".into()], None).is_err());
         assert!(extra_hosts(&["x:host-gateway".into()], None).is_err());
     }
@@ -174,6 +210,11 @@ mod tests {
         );
         assert!(resolv_conf(host, &none, false).starts_with("nameserver 127.0.0.1\nnameserver 9.9.9.9\n"));
         assert!(resolv_conf("", &none, true).starts_with("nameserver 8.8.8.8\n"));
+        let resolver = "127.0.0.11".parse().unwrap();
+        assert_eq!(
+            resolv_conf_of(resolver, "nameserver 9.9.9.9\nsearch a\noptions edns0\n", &none),
+            "nameserver 127.0.0.11\nsearch a\noptions edns0 ndots:0\n"
+        );
         let own = Dns {
             servers: vec!["1.1.1.1".into()],
             options: vec![],

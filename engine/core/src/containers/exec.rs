@@ -14,9 +14,9 @@ use tokio::sync::{Notify, oneshot};
 
 use super::attach::{parse_keys, relay};
 use super::container::Container;
-use super::launch;
 use super::modes::SecurityOptions;
 use super::record::Status;
+use super::{launch, links};
 use crate::error::{Error, Result};
 use crate::inner::{Inner, blocking};
 use crate::names;
@@ -344,6 +344,9 @@ fn process(inner: &Inner, exec: &Exec, options: ExecStartOptions) -> Result<serd
     });
     let security = SecurityOptions::parse(host)?;
     let command = exec.command();
+    // Of a link whose other end has gone nothing is told.
+    let mut env = links::environment(inner, &record).unwrap_or_default();
+    env.extend(request.env.iter().flatten().cloned());
     Ok(exec_process(&ExecInputs {
         record: &record,
         hostname: &record.config.hostname,
@@ -352,7 +355,7 @@ fn process(inner: &Inner, exec: &Exec, options: ExecStartOptions) -> Result<serd
         tty: request.tty,
         console_size: size,
         args: &command,
-        env: request.env.as_deref().unwrap_or_default(),
+        env: &env,
         working_dir: &request.working_dir,
         no_new_privileges: security
             .no_new_privileges

@@ -8,11 +8,12 @@ use kelson_api::{
 };
 
 use super::container::{Container, Snapshot};
-use super::logging;
 use super::modes::NetworkMode;
-use super::record::{MountKind, Record, State, Status};
+use super::record::{MountKind, Place, Record, State, Status};
+use super::{links, logging, network};
 use crate::error::Result;
 use crate::inner::Inner;
+use crate::networks::Found;
 
 pub(crate) async fn run(inner: &Arc<Inner>, name: &str, size: bool) -> Result<ContainerInspect> {
     let container = inner.containers.find(name)?;
@@ -66,7 +67,10 @@ fn describe(inner: &Inner, container: &Container) -> ContainerInspect {
         process_label: String::new(),
         app_armor_profile: String::new(),
         exec_ids: (!execs.is_empty()).then_some(execs),
-        host_config: record.host.clone(),
+        host_config: kelson_api::HostConfig {
+            links: links::shown(&record),
+            ..record.host.clone()
+        },
         graph_driver: graph_driver(inner, &record),
         size_rw: None,
         size_root_fs: None,
@@ -145,31 +149,60 @@ pub(crate) fn mount_points(record: &Record) -> Vec<MountPoint> {
         .collect()
 }
 
-/// Name of the network a container is on, as the API's maps are keyed.
-pub(crate) fn network_name(record: &Record) -> Option<&'static str> {
-    match NetworkMode::of(record).ok()? {
-        NetworkMode::Bridge => Some("bridge"),
-        NetworkMode::Host => Some("host"),
-        NetworkMode::None => Some("none"),
-        NetworkMode::Container(_) => None,
-    }
-}
-
 /// Its place on each network.
 pub(crate) fn endpoints(inner: &Inner, record: &Record, state: &State) -> Map<EndpointSettings> {
-    let Some(name) = network_name(record) else {
-        return Map::new();
+    let mode = match NetworkMode::of(record) {
+        Ok(NetworkMode::Container(_)) | Err(_) => return Map::new(),
+        Ok(mode) => mode,
     };
-    let mut settings = record.networks.get(name).cloned().unwrap_or_default();
-    settings.network_id = inner.networks.id(name);
-    if let Some(endpoint) = &state.endpoint {
-        settings.endpoint_id.clone_from(&state.endpoint_id);
-        settings.gateway = endpoint.gateway.to_string();
+    let mut all = record.networks.clone();
+    let without_places = match mode {
+        NetworkMode::Host => Some("host"),
+        NetworkMode::None => Some("none"),
+        _ => None,
+    };
+    if let Some(name) = without_places {
+        all = Map::from([(name.to_owned(), EndpointSettings::default())]);
+    } else if all.is_empty() && !state.status.has_process() {
+        all.insert(network::primary(inner, &mode), EndpointSettings::default());
+    }
+    for place in &state.places {
+        all.entry(place.name.clone()).or_default();
+    }
+    for (name, settings) in &mut all {
+        describe_endpoint(inner, record, state, name, settings);
+    }
+    all
+}
+
+fn describe_endpoint(
+    inner: &Inner,
+    record: &Record,
+    state: &State,
+    name: &str,
+    settings: &mut EndpointSettings,
+) {
+    let found = inner.networks.find(name);
+    if let Ok(Found::User(_)) = &found {
+        let mut names = network::dns_names(record, settings);
+        names.push(record.id[..12].to_owned());
+        settings.dns_names = Some(names);
+    }
+    settings.network_id = match found {
+        Ok(Found::User(network)) => network.record.id.clone(),
+        Ok(Found::Predefined(name)) => inner.networks.predefined_id(name),
+        Err(_) => String::new(),
+    };
+    if let Some(Place { id, endpoint, .. }) = state.places.iter().find(|p| p.name == name) {
+        settings.endpoint_id.clone_from(id);
+        // An internal network leads nowhere.
+        if !matches!(inner.networks.find(name), Ok(Found::User(n)) if n.record.internal) {
+            settings.gateway = endpoint.gateway.to_string();
+        }
         settings.ip_address = endpoint.ip.to_string();
         settings.ip_prefix_len = endpoint.prefix_len.into();
         settings.mac_address = endpoint.mac.to_string();
     }
-    Map::from([(name.to_owned(), settings)])
 }
 
 fn network_settings(inner: &Inner, record: &Record, state: &State) -> NetworkSettings {
@@ -193,7 +226,7 @@ fn network_settings(inner: &Inner, record: &Record, state: &State) -> NetworkSet
         }
     }
     NetworkSettings {
-        sandbox_id: state.endpoint_id.clone(),
+        sandbox_id: state.places.first().map(|p| p.id.clone()).unwrap_or_default(),
         sandbox_key: if state.pid > 0 {
             format!("/proc/{}/ns/net", state.pid)
         } else {

@@ -4,19 +4,22 @@
 use std::net::IpAddr;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use kelson_network::Endpoint;
 use kelson_shim_proto::logs::Input;
 
 use super::container::Container;
 use super::etc_files::{self, Dns};
 use super::init;
+use super::links;
 use super::logging::{self, Facts};
 use super::modes::{NamespaceMode, NetworkMode, SeccompChoice, SecurityOptions};
-use super::record::{MountKind, Record};
+use super::network;
+use super::record::{MountKind, Place, Record};
 use crate::config::EngineConfig;
 use crate::error::{Doing, Error, Result};
 use crate::inner::Inner;
+use crate::networks::RESOLVER;
 use crate::spec::users::{self, ExecUser};
 use crate::spec::{self, BlockLimit, Device, Inputs, Namespace, caps};
 use crate::tasks::Stdio;
@@ -255,7 +258,7 @@ pub(crate) struct Shared {
 
 /// Finds them; the others must run.
 pub(crate) fn shared(inner: &Inner, record: &Record) -> Result<Shared> {
-    let running = |name: &str, what: &str| -> Result<(std::sync::Arc<Container>, u32)> {
+    let running = |name: &str, what: &str| -> Result<(Arc<Container>, u32)> {
         let other = inner.containers.find(name)?;
         let state = other.state();
         if !state.status.has_process() {
@@ -312,7 +315,7 @@ pub(crate) fn etc_files(
     record: &Record,
     dir: &Path,
     shared: &Shared,
-    endpoint: Option<&Endpoint>,
+    places: &[Place],
 ) -> Result<Vec<(PathBuf, &'static str)>> {
     let names = [
         ("resolv.conf", "/etc/resolv.conf"),
@@ -323,6 +326,38 @@ pub(crate) fn etc_files(
     if let Some((_, other)) = &shared.joined_network {
         return Ok(bind_from(other));
     }
+    let on_host = shared.network == NetworkMode::Host;
+    let extra = record.host.extra_hosts.clone().unwrap_or_default();
+    let by = places
+        .iter()
+        .find(|p| p.endpoint.default_route)
+        .or(places.first());
+    let gateway = by
+        .map(|p| IpAddr::from(p.endpoint.gateway))
+        .or(on_host.then_some(IpAddr::from([127, 0, 0, 1])));
+    let hosts = if on_host {
+        let mut text = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
+        text.push_str(&etc_files::extra_hosts(&extra, gateway)?);
+        text
+    } else {
+        let addresses: Vec<IpAddr> = places.iter().map(|p| IpAddr::from(p.endpoint.ip)).collect();
+        let names = etc_files::own_names(&shared.hostname, &record.config.domainname);
+        let links = links::hosts(inner, record)?;
+        etc_files::hosts(&addresses, &names, &extra, gateway, &links)?
+    };
+    etc_files::write(dir, "hosts", &hosts)?;
+    etc_files::write(dir, "hostname", &format!("{}\n", shared.hostname))?;
+    let named = !network::user_networks(inner, places).is_empty();
+    etc_files::write(
+        dir,
+        "resolv.conf",
+        &resolver_settings(inner, record, named, on_host),
+    )?;
+    Ok(bind_from(dir))
+}
+
+/// The text of resolv.conf. `named`: in a network with names of its own.
+pub(crate) fn resolver_settings(inner: &Inner, record: &Record, named: bool, on_host: bool) -> String {
     let (host, engine) = (&record.host, &inner.config);
     let or = |own: &Option<Vec<String>>, default: &[String]| match own {
         Some(list) if !list.is_empty() => list.clone(),
@@ -333,33 +368,11 @@ pub(crate) fn etc_files(
         options: or(&host.dns_options, &engine.dns_opts),
         search: or(&host.dns_search, &engine.dns_search),
     };
-    let on_host = shared.network == NetworkMode::Host;
-    let extra = host.extra_hosts.clone().unwrap_or_default();
-    let gateway = endpoint
-        .map(|e| IpAddr::from(e.gateway))
-        .or(on_host.then_some(IpAddr::from([127, 0, 0, 1])));
-    let hosts = if on_host {
-        let mut text = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
-        text.push_str(&etc_files::extra_hosts(&extra, gateway)?);
-        text
+    if named {
+        etc_files::resolv_conf_of(RESOLVER.into(), &etc_files::host_resolv(), &dns)
     } else {
-        let address = endpoint.map(|e| IpAddr::from(e.ip));
-        etc_files::hosts(
-            address,
-            &shared.hostname,
-            &record.config.domainname,
-            &extra,
-            gateway,
-        )?
-    };
-    etc_files::write(dir, "hosts", &hosts)?;
-    etc_files::write(dir, "hostname", &format!("{}\n", shared.hostname))?;
-    etc_files::write(
-        dir,
-        "resolv.conf",
-        &etc_files::resolv_conf(&etc_files::host_resolv(), &dns, !on_host),
-    )?;
-    Ok(bind_from(dir))
+        etc_files::resolv_conf(&etc_files::host_resolv(), &dns, !on_host)
+    }
 }
 
 /// The runtime's document, with everything in it.
@@ -371,7 +384,12 @@ pub(crate) fn document(
     etc_files: Vec<(PathBuf, &'static str)>,
     user: ExecUser,
 ) -> Result<Vec<u8>> {
-    let record = container.record();
+    let mut record = container.record();
+    let links = links::environment(inner, &record)?;
+    if !links.is_empty() {
+        let own = Arc::make_mut(&mut record).config.env.get_or_insert_default();
+        own.splice(0..0, links);
+    }
     let host = &record.host;
     let list = |l: &Option<kelson_api::wire::StrSlice>| l.as_ref().map(|s| s.0.clone()).unwrap_or_default();
     let caps = caps::tweak(

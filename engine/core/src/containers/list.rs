@@ -84,7 +84,7 @@ pub(crate) async fn run(inner: &Arc<Inner>, options: &ListOptions) -> Result<Vec
         let Snapshot { record, state } = &snapshot;
         let runs = state.status.has_process() || state.status == Status::Restarting;
         let in_time = before.is_none_or(|b| created < b) && since.is_none_or(|s| created > s);
-        if (!everything && !runs) || !in_time || !matches(filters, record, state, &ancestors) {
+        if (!everything && !runs) || !in_time || !matches(inner, filters, record, state, &ancestors) {
             continue;
         }
         let mut summary = summarize(inner, record, state);
@@ -109,7 +109,18 @@ fn ancestors(inner: &Inner, filters: &Filters) -> Option<Vec<String>> {
         .then(|| filters.get("ancestor").map(id).collect())
 }
 
-fn matches(filters: &Filters, record: &Record, state: &State, ancestors: &Option<Vec<String>>) -> bool {
+fn matches(
+    inner: &Inner,
+    filters: &Filters,
+    record: &Record,
+    state: &State,
+    ancestors: &Option<Vec<String>>,
+) -> bool {
+    let networks = if filters.has("network") {
+        inspect::endpoints(inner, record, state)
+    } else {
+        Map::new()
+    };
     let any = |key: &str, test: &dyn Fn(&str) -> bool| !filters.has(key) || filters.get(key).any(test);
     let empty = Map::new();
     let labels = record.config.labels.as_ref().unwrap_or(&empty);
@@ -126,7 +137,9 @@ fn matches(filters: &Filters, record: &Record, state: &State, ancestors: &Option
         })
         && any("volume", &mounts)
         && any("network", &|w| {
-            inspect::network_name(record).is_some_and(|n| n == w)
+            networks
+                .iter()
+                .any(|(name, e)| name == w || (!w.is_empty() && e.network_id.starts_with(w)))
         })
         && any("expose", &|w| exposes(record, w))
         && any("publish", &|w| {

@@ -1,6 +1,8 @@
 //! Containers: one file per verb, and the nouns they share.
 
+pub(crate) mod adopt;
 pub(crate) mod attach;
+pub(crate) mod connect;
 pub(crate) mod container;
 pub(crate) mod create;
 pub(crate) mod etc_files;
@@ -9,11 +11,13 @@ pub(crate) mod files;
 pub(crate) mod init;
 pub(crate) mod inspect;
 pub(crate) mod launch;
+pub(crate) mod links;
 pub(crate) mod list;
 pub(crate) mod logging;
 pub(crate) mod logs;
 pub(crate) mod modes;
 pub(crate) mod monitor;
+pub(crate) mod network;
 pub(crate) mod reconcile;
 pub(crate) mod record;
 pub(crate) mod remove;

@@ -17,11 +17,13 @@ pub(crate) enum NetworkMode {
     None,
     /// Another container's, by name or id.
     Container(String),
+    /// One of the user's own, by name or id.
+    User(String),
 }
 
 impl NetworkMode {
     /// # Errors
-    /// `NotFound` for a network we do not have.
+    /// `Invalid` for `container:` without a name.
     pub fn parse(text: &str) -> Result<Self> {
         match text {
             "" | "default" | "bridge" => Ok(Self::Bridge),
@@ -30,9 +32,14 @@ impl NetworkMode {
             other => match other.strip_prefix("container:") {
                 Some("") => Err(Error::invalid("invalid container format container:<name|id>")),
                 Some(name) => Ok(Self::Container(name.to_owned())),
-                None => Err(Error::not_found(format!("network {other} not found"))),
+                None => Ok(Self::User(other.to_owned())),
             },
         }
+    }
+
+    /// Whether it has places on networks.
+    pub fn has_places(&self) -> bool {
+        matches!(self, Self::Bridge | Self::User(_))
     }
 
     pub fn of(record: &Record) -> Result<Self> {
@@ -285,8 +292,8 @@ mod tests {
             NetworkMode::Container("x".into())
         );
         assert_eq!(
-            NetworkMode::parse("mine").unwrap_err().to_string(),
-            "network mine not found"
+            NetworkMode::parse("mine").unwrap(),
+            NetworkMode::User("mine".into())
         );
         assert!(NetworkMode::parse("container:").is_err());
         let host = |pid: &str| HostConfig {

@@ -8,7 +8,7 @@ use kelson_shim_proto::exit::ExitRecord;
 use super::container::Container;
 use super::modes::RestartPolicy;
 use super::record::Status;
-use super::{remove, restart, start};
+use super::{network, remove, restart, start};
 use crate::clock;
 use crate::inner::Inner;
 use crate::store;
@@ -40,7 +40,7 @@ pub(crate) async fn watch(
             tracing::warn!(container = %container.id, error = %e, "clean up after a container");
         }
     };
-    tokio::join!(cleanup, start::disconnect(&inner, &container));
+    tokio::join!(cleanup, network::disconnect(&inner, &container));
     ended(&inner, &container, exit, delay);
 }
 
@@ -135,9 +135,7 @@ pub(crate) fn ended(inner: &Arc<Inner>, container: &Arc<Container>, exit: Exit, 
         s.exit_code = code;
         s.oom_killed = oom;
         s.finished_at = exit.at;
-        s.endpoint = None;
-        s.ports.clear();
-        s.endpoint_id.clear();
+        s.leave_networks();
         if again {
             s.restart_count += 1;
         }

@@ -6,17 +6,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kelson_network::LiveEndpoint;
 use kelson_shim_proto::task::Status as ShimStatus;
 use tokio::sync::OwnedMutexGuard;
 
 use super::container::Container;
 use super::modes::RestartPolicy;
 use super::record::{Record, State, Status};
-use super::{monitor, remove, restart, start};
+use super::{adopt, monitor, network, remove, restart, start};
 use crate::clock;
 use crate::error::{Doing, Kind, Result};
-use crate::inner::{Inner, blocking};
+use crate::inner::Inner;
 use crate::store;
 use crate::tasks::{Exit, Task, TaskRecord, TaskState};
 
@@ -77,32 +76,14 @@ pub(crate) async fn run(inner: &Arc<Inner>) -> Result<()> {
     let mut live = Vec::new();
     for container in inner.containers.all() {
         let task = tasks.remove(&container.id);
-        let state = container.state();
-        if let (Some(record), Some(endpoint)) = (&task, &state.endpoint)
-            && record.is_alive(&inner.roots)
-        {
-            live.push(LiveEndpoint {
-                endpoint: endpoint.clone(),
-                ports: state.ports.clone(),
-            });
+        if let Some(record) = task.as_ref().filter(|record| record.is_alive(&inner.roots)) {
+            live.push((container.clone(), record.shim_pid));
         }
         if let Some(lock) = container.try_lock() {
             held.push((container, lock, task));
         }
     }
-    if let Ok(network) = inner.network() {
-        let network = network.clone();
-        let report = blocking("reconcile the network", move || Ok(network.reconcile(&live)?)).await;
-        match report {
-            Ok(report) => {
-                for id in report.without_link {
-                    tracing::warn!(container = %id, "a running container has lost its network link");
-                }
-            }
-            // The host's network may be broken; containers can still be listed, stopped and removed.
-            Err(e) => tracing::error!(error = %e, "reconcile the network"),
-        }
-    }
+    adopt::take_over(inner, live).await;
     // Shims without a container: created by a start whose container is gone.
     // One whose container's record cannot be read (damaged, or of a newer release) runs on.
     let kept = inner.kept_snapshots();
@@ -155,12 +136,8 @@ async fn one(
                     tracing::warn!(container = %container.id, error = %e, "undo a start");
                 }
                 // Its shim lived, so the network took it for one that runs.
-                start::disconnect(&inner, &container).await;
-                container.update(|s| {
-                    s.endpoint = None;
-                    s.ports.clear();
-                    s.endpoint_id.clear();
-                });
+                network::disconnect(&inner, &container).await;
+                container.update(State::leave_networks);
             }
         }
     }
@@ -228,7 +205,7 @@ async fn lost(inner: &Arc<Inner>, container: &Arc<Container>, task: Option<TaskR
             tracing::warn!(container = %container.id, error = %e, "clean up after a container");
         }
     }
-    start::disconnect(inner, container).await;
+    network::disconnect(inner, container).await;
     // Without a record the machine went down, or the shim was killed.
     let exit = exit.unwrap_or_else(|| Exit {
         status: 255,

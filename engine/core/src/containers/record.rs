@@ -142,14 +142,28 @@ pub(crate) struct State {
     /// The user stopped it: `unless-stopped` leaves it alone, also after a restart of the daemon.
     #[serde(default)]
     pub manually_stopped: bool,
-    /// Place on the bridge while it runs.
+    /// Its places on networks while it runs, the network of its mode first.
     #[serde(default)]
-    pub endpoint: Option<Endpoint>,
+    pub places: Vec<Place>,
     #[serde(default)]
     pub ports: Vec<PortMapping>,
-    /// Identifies the endpoint in the API; 64 hex digits while connected.
-    #[serde(default)]
-    pub endpoint_id: String,
+    /// The one place that the first releases knew.
+    #[serde(default, rename = "endpoint", skip_serializing)]
+    pub old_endpoint: Option<Endpoint>,
+    #[serde(default, rename = "endpoint_id", skip_serializing)]
+    pub old_endpoint_id: String,
+}
+
+/// A running container's place on one network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Place {
+    /// Id of the network; empty in what an older release wrote, which means the default one.
+    pub network: String,
+    /// Its name, the key of the record's `networks`.
+    pub name: String,
+    /// Identifies the endpoint in the API: 64 hex digits.
+    pub id: String,
+    pub endpoint: Endpoint,
 }
 
 impl Default for State {
@@ -165,9 +179,10 @@ impl Default for State {
             finished_at: ZERO_TIME.into(),
             restart_count: 0,
             manually_stopped: false,
-            endpoint: None,
+            places: Vec::new(),
             ports: Vec::new(),
-            endpoint_id: String::new(),
+            old_endpoint: None,
+            old_endpoint_id: String::new(),
         }
     }
 }
@@ -196,7 +211,29 @@ impl State {
     }
 
     pub fn load(dir: &Path) -> Result<Option<Self>> {
-        store::load(&dir.join(STATE))
+        let mut state: Option<Self> = store::load(&dir.join(STATE))?;
+        if let Some(state) = &mut state
+            && let Some(endpoint) = state.old_endpoint.take()
+        {
+            state.places.push(Place {
+                network: String::new(),
+                name: "bridge".into(),
+                id: std::mem::take(&mut state.old_endpoint_id),
+                endpoint,
+            });
+        }
+        Ok(state)
+    }
+
+    /// The place the default route leaves by; published ports are its.
+    pub fn gateway(&self) -> Option<&Place> {
+        self.places.iter().find(|p| p.endpoint.default_route)
+    }
+
+    /// No network any more.
+    pub fn leave_networks(&mut self) {
+        self.places.clear();
+        self.ports.clear();
     }
 }
 
@@ -233,6 +270,25 @@ mod tests {
         std::fs::write(dir.path().join(STATE), "").unwrap();
         assert_eq!(Record::load(dir.path()).unwrap(), Some(record()));
         assert!(State::load(dir.path()).is_err());
+    }
+
+    #[test]
+    fn a_state_of_the_first_releases_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut old = serde_json::to_value(State::default()).unwrap();
+        old.as_object_mut().unwrap().remove("places");
+        old["endpoint_id"] = "e".repeat(64).into();
+        old["endpoint"] = serde_json::json!({
+            "container_id": "c", "ip": "172.30.0.2", "prefix_len": 16, "gateway": "172.30.0.1",
+            "mac": "02:42:ac:1e:00:02", "bridge": "kls0", "host_link": "klsv01234567",
+            "container_link": "eth0", "mtu": 1500
+        });
+        std::fs::write(dir.path().join(STATE), old.to_string()).unwrap();
+        let state = State::load(dir.path()).unwrap().unwrap();
+        let place = state.gateway().unwrap();
+        assert_eq!((place.name.as_str(), place.id.len()), ("bridge", 64));
+        state.save(dir.path()).unwrap();
+        assert_eq!(State::load(dir.path()).unwrap(), Some(state));
     }
 
     #[test]

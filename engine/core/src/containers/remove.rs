@@ -6,7 +6,7 @@ use kelson_api::{ContainersPruneReport, Filters};
 
 use super::container::Container;
 use super::record::{MountKind, Record, Status};
-use super::stop;
+use super::{network, stop};
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::inner::{Inner, blocking};
@@ -181,6 +181,20 @@ pub(crate) async fn rename(inner: &Arc<Inner>, name: &str, new_name: &str) -> Re
     }
     container.replace_record(record);
     inner.containers.release(&old, &container.id);
+    rename_in_networks(inner, &container).await;
     inner.emit(&container, "rename", &[("oldName", format!("/{old}"))]);
     Ok(())
+}
+
+/// A running container is found under its new name.
+async fn rename_in_networks(inner: &Arc<Inner>, container: &Arc<Container>) {
+    let Some(task) = container.task() else { return };
+    let (inner, container) = (inner.clone(), container.clone());
+    let renamed = blocking("rename in networks", move || {
+        let places = container.state().places.clone();
+        network::join_names(&inner, &container.record(), &places, task.record.shim_pid)
+    });
+    if let Err(e) = renamed.await {
+        tracing::warn!(error = %e, "rename in networks");
+    }
 }

@@ -2,24 +2,23 @@
 //! undoes what was done, in reverse, and leaves the reason in the state.
 
 use std::fs::OpenOptions;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kelson_network::{BoundPort, Endpoint, PortMapping};
+use kelson_network::{BoundPort, PortMapping};
 use kelson_shim_proto::serve::{Proto, RuntimeParams};
 use kelson_shim_proto::task::Mount;
 
 use super::container::Container;
 use super::launch::{self, Shared};
-use super::modes::{self, NetworkMode};
-use super::record::Status;
-use super::{create, monitor, remove};
+use super::modes::NetworkMode;
+use super::record::{Place, Status};
+use super::{create, monitor, network, remove};
 use crate::clock;
-use crate::error::{Doing, Error, Kind, Result};
+use crate::error::{Doing, Error, Result};
 use crate::inner::{Inner, blocking};
-use crate::names;
 use crate::spec::Namespace;
 use crate::store::{self, Durability};
 use crate::tasks::{ShimPort, Spawn, Task, spawn};
@@ -73,9 +72,7 @@ pub(crate) async fn locked(
         s.pid = 0;
         s.error = error.to_string();
         s.exit_code = code.into();
-        s.endpoint = None;
-        s.ports.clear();
-        s.endpoint_id.clear();
+        s.leave_networks();
         if s.status == Status::Restarting {
             s.status = Status::Exited;
         }
@@ -92,14 +89,14 @@ pub(crate) async fn locked(
 struct Prepared {
     shared: Shared,
     netns: Option<OwnedFd>,
-    endpoint: Option<Endpoint>,
+    places: Vec<Place>,
     ports: Vec<BoundPort>,
 }
 
 async fn bring_up(inner: &Arc<Inner>, container: &Arc<Container>) -> Result<Arc<Task>> {
     let result = try_bring_up(inner, container).await;
     if result.is_err() {
-        disconnect(inner, container).await;
+        network::disconnect(inner, container).await;
     }
     result
 }
@@ -110,16 +107,10 @@ async fn try_bring_up(inner: &Arc<Inner>, container: &Arc<Container>) -> Result<
         blocking("prepare a start", move || prepare(&inner, &container)).await?
     };
     let mappings: Vec<PortMapping> = prepared.ports.iter().map(|p| p.mapping).collect();
-    let endpoint_id = if prepared.endpoint.is_some() {
-        names::new_id()?
-    } else {
-        String::new()
-    };
-    // The owner's record comes before the link: after a crash it tells whose it is.
+    // The owner's record comes before the links: after a crash it tells whose they are.
     container.update(|s| {
-        s.endpoint.clone_from(&prepared.endpoint);
+        s.places.clone_from(&prepared.places);
         s.ports.clone_from(&mappings);
-        s.endpoint_id = endpoint_id;
     });
     let connecting = {
         let inner = inner.clone();
@@ -129,9 +120,10 @@ async fn try_bring_up(inner: &Arc<Inner>, container: &Arc<Container>) -> Result<
             .map(OwnedFd::try_clone)
             .transpose()
             .doing(|| "hold the network namespace")?;
-        let endpoint = prepared.endpoint.clone();
-        blocking("connect the network", move || {
-            connect(&inner, endpoint.as_ref(), netns.as_ref(), &mappings)
+        let places = prepared.places.clone();
+        blocking("connect the network", move || match &netns {
+            Some(netns) => network::connect(&inner, &places, netns, &mappings),
+            None => Ok(()),
         })
     };
     let spawning = {
@@ -141,8 +133,15 @@ async fn try_bring_up(inner: &Arc<Inner>, container: &Arc<Container>) -> Result<
                 let (inner, container) = (inner.clone(), container.clone());
                 blocking("start a shim", move || start_shim(&inner, &container, prepared)).await?
             };
-            let task = spawned.ready(&inner.roots).await?;
-            match create_task(&inner, &container, &task).await {
+            let naming = name(&inner, &container, spawned.record.shim_pid);
+            let creating = async {
+                let task = spawned.ready(&inner.roots).await?;
+                let made = create_task(&inner, &container, &task).await;
+                Ok::<_, Error>((task, made))
+            };
+            let ((), up) = tokio::join!(naming, creating);
+            let (task, made) = up?;
+            match made {
                 Ok(pid) => Ok((task, pid)),
                 Err(e) => {
                     tear_down(&inner, &task).await;
@@ -177,52 +176,31 @@ fn prepare(inner: &Inner, container: &Container) -> Result<Prepared> {
     let mut out = Prepared {
         shared,
         netns: None,
-        endpoint: None,
+        places: Vec::new(),
         ports: Vec::new(),
     };
-    if out.shared.network != NetworkMode::Bridge {
+    if !out.shared.network.has_places() {
         return Ok(out);
     }
-    let network = inner.network()?;
-    let specs = modes::port_specs(&record)?;
-    out.ports = network.bind_ports(&container.id, &specs).map_err(|e| {
-        Error::from(e).wrap(format!(
-            "driver failed programming external connectivity on endpoint {} ({})",
-            record.name,
-            &container.id[..12]
-        ))
-    })?;
-    let wanted = record
-        .networks
-        .get("bridge")
-        .and_then(|e| e.ipam_config.clone())
-        .unwrap_or_default();
-    let address = match wanted.ipv4_address.as_str() {
-        "" => None,
-        text => Some(
-            text.parse()
-                .map_err(|_| Error::invalid(format!("invalid IPv4 address: {text}")))?,
-        ),
-    };
-    out.endpoint = Some(network.allocate(&container.id, address)?);
-    out.netns = Some(network.create_netns()?);
+    (out.places, out.ports) = network::take(inner, &record)?;
+    out.netns = Some(kelson_network::create_netns()?);
     Ok(out)
 }
 
-fn connect(
-    inner: &Inner,
-    endpoint: Option<&Endpoint>,
-    netns: Option<&OwnedFd>,
-    mappings: &[PortMapping],
-) -> Result<()> {
-    if let (Some(endpoint), Some(netns)) = (endpoint, netns) {
-        let network = inner.network()?;
-        network.connect(endpoint, netns.as_fd())?;
-        if !mappings.is_empty() {
-            network.publish(endpoint, mappings)?;
-        }
+/// Makes the container's names known. One whose resolver fails runs without them: it may not need any, and the resolver is
+/// started again.
+async fn name(inner: &Arc<Inner>, container: &Arc<Container>, shim_pid: u32) {
+    let (record, places) = (container.record(), container.state().places.clone());
+    if network::user_networks(inner, &places).is_empty() {
+        return;
     }
-    Ok(())
+    let inner = inner.clone();
+    let named = blocking("make names known", move || {
+        network::join_names(&inner, &record, &places, shim_pid)
+    });
+    if let Err(e) = named.await {
+        tracing::error!(container = %container.id, error = %e, "make its names known");
+    }
 }
 
 /// The bundle and the shim. The document names the namespace by the shim's pid, so it is written while the shim sets up.
@@ -231,12 +209,12 @@ fn start_shim(inner: &Inner, container: &Container, prepared: Prepared) -> Resul
     let Prepared {
         shared,
         netns,
-        endpoint,
+        places,
         ports,
     } = prepared;
     let fresh = clock::parse(&container.state().started_at).is_none();
     let user = launch::exec_user(inner, &record, &record.config.user, fresh)?;
-    let etc_files = launch::etc_files(inner, &record, &container.dir, &shared, endpoint.as_ref())?;
+    let etc_files = launch::etc_files(inner, &record, &container.dir, &shared, &places)?;
     let log_path = container.dir.join("shim.log");
     let log = OpenOptions::new()
         .append(true)
@@ -258,7 +236,7 @@ fn start_shim(inner: &Inner, container: &Container, prepared: Prepared) -> Resul
                 systemd_cgroup: inner.config.systemd_cgroup,
             },
             netns,
-            ports: shim_ports(endpoint.as_ref(), ports),
+            ports: shim_ports(&places, ports),
             exit_record: container.dir.join("exit.json"),
             log,
         },
@@ -270,7 +248,7 @@ fn start_shim(inner: &Inner, container: &Container, prepared: Prepared) -> Resul
     let network = match (&shared.network, &shared.joined_network) {
         (NetworkMode::Host, _) => Namespace::Host,
         (_, Some((path, _))) => Namespace::Join(path.clone()),
-        (NetworkMode::Bridge, _) => Namespace::Join(spawned.netns_path()),
+        (NetworkMode::Bridge | NetworkMode::User(_), _) => Namespace::Join(spawned.netns_path()),
         _ => Namespace::New,
     };
     let written = launch::document(inner, container, &shared, network, etc_files, user)
@@ -284,8 +262,8 @@ fn start_shim(inner: &Inner, container: &Container, prepared: Prepared) -> Resul
     }
 }
 
-fn shim_ports(endpoint: Option<&Endpoint>, ports: Vec<BoundPort>) -> Vec<ShimPort> {
-    let Some(endpoint) = endpoint else {
+fn shim_ports(places: &[Place], ports: Vec<BoundPort>) -> Vec<ShimPort> {
+    let Some(place) = places.iter().find(|p| p.endpoint.default_route) else {
         return Vec::new();
     };
     ports
@@ -296,7 +274,7 @@ fn shim_ports(endpoint: Option<&Endpoint>, ports: Vec<BoundPort>) -> Vec<ShimPor
                 kelson_network::Proto::Tcp => Proto::Tcp,
                 kelson_network::Proto::Udp => Proto::Udp,
             },
-            target: (endpoint.ip, port.mapping.container_port).into(),
+            target: (place.endpoint.ip, port.mapping.container_port).into(),
         })
         .collect()
 }
@@ -342,8 +320,8 @@ async fn begin(inner: &Inner, container: &Arc<Container>, task: &Arc<Task>, pid:
         s.oom_killed = false;
     });
     let state = container.state();
-    if let Some(endpoint) = &state.endpoint {
-        inner.network_event("connect", &endpoint.container_id);
+    for place in &state.places {
+        inner.network_event("connect", place, &container.id);
     }
     for mount in container.record().mounts.iter().filter(|m| !m.name.is_empty()) {
         inner.volume_event("mount", container, mount);
@@ -365,26 +343,5 @@ async fn tear_down(inner: &Inner, task: &Task) {
     };
     if let Err(e) = result {
         tracing::warn!(container = %record.id, error = %e, "undo a start");
-    }
-}
-
-/// Undoes the network of a container that does not run.
-pub(crate) async fn disconnect(inner: &Arc<Inner>, container: &Arc<Container>) {
-    let had = container.state().endpoint.is_some();
-    if !had && !matches!(NetworkMode::of(&container.record()), Ok(NetworkMode::Bridge)) {
-        return;
-    }
-    let (inner_, id) = (inner.clone(), container.id.clone());
-    let done = blocking("disconnect the network", move || match inner_.network() {
-        Ok(network) => Ok(network.disconnect(&id)?),
-        Err(e) if e.kind() == Kind::Unsupported => Ok(()),
-        Err(e) => Err(e),
-    })
-    .await;
-    if let Err(e) = done {
-        tracing::warn!(container = %container.id, error = %e, "disconnect the network");
-    }
-    if had {
-        inner.network_event("disconnect", &container.id);
     }
 }

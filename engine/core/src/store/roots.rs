@@ -37,7 +37,7 @@ impl Roots {
         for dir in ["containers", "volumes", "networks"] {
             make(&data.join(dir), 0o711)?;
         }
-        for dir in ["tasks", "bundles", "s", "runtime"] {
+        for dir in ["tasks", "bundles", "s", "runtime", "names"] {
             make(&exec.join(dir), 0o700)?;
         }
         let sockets = File::open(exec.join("s"))
@@ -70,6 +70,10 @@ impl Roots {
     }
     pub fn networks(&self) -> PathBuf {
         self.data.join("networks")
+    }
+    /// Records and states of the networks' resolvers.
+    pub fn names(&self) -> PathBuf {
+        self.exec.join("names")
     }
     pub fn tasks(&self) -> PathBuf {
         self.exec.join("tasks")

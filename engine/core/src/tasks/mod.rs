@@ -22,7 +22,7 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::store::{self, Durability, FORMAT, Roots};
 
 pub(crate) use attach::{AttachConnection, AttachRequest, frames};
-pub(crate) use spawn::{ShimPort, Spawn, Spawned, spawn};
+pub(crate) use spawn::{NETNS_FD, ShimPort, Spawn, Spawned, spawn};
 
 /// How long a shim may take for what is a few system calls.
 const QUICK: Duration = Duration::from_secs(10);

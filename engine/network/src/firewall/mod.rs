@@ -194,6 +194,7 @@ mod tests {
             subnet: "10.99.0.1/20".parse().unwrap(),
             masquerade: false,
             inter_container: false,
+            internal: false,
             outside: vec!["eth0".into(), "eth1".into()],
         });
         firewall.write().unwrap();

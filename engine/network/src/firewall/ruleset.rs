@@ -40,6 +40,8 @@ pub(crate) struct TablePlan {
     pub(crate) subnet: Ipv4Net,
     pub(crate) masquerade: bool,
     pub(crate) inter_container: bool,
+    /// No way out and none in.
+    pub(crate) internal: bool,
     /// The host's links to the outside, when it forwards only because we made it; else empty.
     pub(crate) outside: Vec<String>,
 }
@@ -219,6 +221,9 @@ fn chains(plan: &TablePlan) -> Vec<Chain> {
 }
 
 fn postrouting(plan: &TablePlan) -> Vec<Rule> {
+    if plan.internal {
+        return Vec::new();
+    }
     let from_us = || Rule::new().ip_saddr(plan.subnet.trunc());
     let mut rules = Vec::new();
     if plan.masquerade {
@@ -233,6 +238,16 @@ fn postrouting(plan: &TablePlan) -> Vec<Rule> {
 fn forward(plan: &TablePlan) -> Vec<Rule> {
     let from = || Rule::new().iifname(Is::Equal, &plan.bridge);
     let to = || Rule::new().oifname(Is::Equal, &plan.bridge);
+    if plan.internal {
+        let mut rules = vec![
+            from().oifname(Is::NotEqual, &plan.bridge).drop(),
+            to().iifname(Is::NotEqual, &plan.bridge).drop(),
+        ];
+        if !plan.inter_container {
+            rules.push(from().oifname(Is::Equal, &plan.bridge).drop());
+        }
+        return rules;
+    }
     let mut rules = vec![to().ct_established_related().accept()];
     if !plan.inter_container {
         // On the wire the ports are isolated from each other; this is for packets sent to the gateway's MAC.
@@ -260,6 +275,7 @@ mod tests {
             subnet: "172.30.0.1/16".parse().unwrap(),
             masquerade: true,
             inter_container: true,
+            internal: false,
             outside: vec![],
         }
     }
@@ -342,5 +358,13 @@ mod tests {
             ]
         );
         assert_eq!((open.elements.len(), closed.elements.len()), (0, 1));
+        let internal = TablePlan {
+            internal: true,
+            ..plan()
+        };
+        assert_eq!(
+            rules(&table(&internal, [].iter()))[3..],
+            [("postrouting", 0), ("forward", 2)]
+        );
     }
 }

@@ -1,6 +1,8 @@
 //! Rules of nf_tables as the kernel takes them: each a row of small expressions that load registers, compare, and
 //! decide. The constructors read like `nft`'s own language; a differential test against `nft` holds them to it.
 
+use std::net::Ipv4Addr;
+
 use ipnet::Ipv4Net;
 
 use super::attributes::{nest, put, put_string};
@@ -16,6 +18,7 @@ const NFTA_VERDICT_CHAIN: u16 = 2;
 /// Register of verdicts, the first of 16 bytes, and the second and third words of that.
 const VERDICT: u32 = 0;
 const REG_1: u32 = 1;
+const REG_2: u32 = 2;
 const REG32_01: u32 = 9;
 const REG32_02: u32 = 10;
 
@@ -129,6 +132,21 @@ impl Rule {
             .dnat(map)
     }
 
+    /// `meta l4proto PROTO th dport PORT`
+    pub(crate) fn dport(self, proto: u8, port: u16) -> Self {
+        self.meta(META_L4PROTO, REG_1)
+            .compare(Is::Equal, &[proto])
+            .payload(TRANSPORT_HEADER, DPORT_OFFSET, 2, REG_1)
+            .compare(Is::Equal, &port.to_be_bytes())
+    }
+
+    /// `dnat ip to ADDRESS:PORT`
+    pub(crate) fn dnat_to(self, address: Ipv4Addr, port: u16) -> Self {
+        self.constant(REG_1, &address.octets())
+            .constant(REG_2, &port.to_be_bytes())
+            .translate(REG_1, REG_2)
+    }
+
     /// `masquerade`
     pub(crate) fn masquerade(self) -> Self {
         self.expression("masq", |_| {})
@@ -223,19 +241,30 @@ impl Rule {
 
     /// Looks the key in the first register up; address and port to go to come out in the first two words of it.
     fn dnat(self, map: &str) -> Self {
-        const NFT_NAT_DNAT: u32 = 1;
         self.expression("lookup", |out| {
             put_string(out, 1, map);
             number(out, 2, REG_1);
             number(out, 3, REG_1);
         })
-        .expression("nat", |out| {
+        .translate(REG_1, REG32_01)
+    }
+
+    fn translate(self, address: u32, port: u32) -> Self {
+        const NFT_NAT_DNAT: u32 = 1;
+        self.expression("nat", |out| {
             number(out, 1, NFT_NAT_DNAT);
             number(out, 2, NFPROTO_IPV4.into());
-            number(out, 3, REG_1);
-            number(out, 4, REG_1);
-            number(out, 5, REG32_01);
-            number(out, 6, REG32_01);
+            number(out, 3, address);
+            number(out, 4, address);
+            number(out, 5, port);
+            number(out, 6, port);
+        })
+    }
+
+    fn constant(self, register: u32, bytes: &[u8]) -> Self {
+        self.expression("immediate", |out| {
+            number(out, 1, register);
+            value(out, 2, bytes);
         })
     }
 

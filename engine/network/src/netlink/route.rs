@@ -163,32 +163,39 @@ impl Rtnl {
         ])
     }
 
-    /// Inside a container's namespace: brings the link up with its address and the default route.
+    /// Inside a container's namespace: brings the link up with its address, and the default route if it has it.
     pub(crate) fn configure_container_link(
         &mut self,
         index: u32,
         address: Ipv4Addr,
         prefix_len: u8,
-        gateway: Ipv4Addr,
+        gateway: Option<Ipv4Addr>,
     ) -> io::Result<()> {
-        let mut route = RouteMessage::default();
-        route.header.address_family = AddressFamily::Inet;
-        route.header.table = RouteHeader::RT_TABLE_MAIN;
-        route.header.protocol = RouteProtocol::Boot;
-        route.header.scope = RouteScope::Universe;
-        route.header.kind = RouteType::Unicast;
-        route.attributes = vec![
-            RouteAttribute::Gateway(RouteAddress::Inet(gateway)),
-            RouteAttribute::Oif(index),
-        ];
-        self.acknowledged(vec![
+        let mut messages = vec![
             (set_up(index), 0),
             (
                 new_address(index, address, prefix_len, Some(broadcast(address, prefix_len))),
                 NLM_F_CREATE,
             ),
-            (RouteNetlinkMessage::NewRoute(route), NLM_F_CREATE),
-        ])
+        ];
+        if let Some(gateway) = gateway {
+            let route = default_route(Some((index, gateway)));
+            messages.push((RouteNetlinkMessage::NewRoute(route), NLM_F_CREATE));
+        }
+        self.acknowledged(messages)
+    }
+
+    /// Replaces the default route, or deletes it; one that has gone is fine.
+    pub(crate) fn set_default_route(&mut self, via: Option<(u32, Ipv4Addr)>) -> io::Result<()> {
+        let route = default_route(via);
+        if via.is_some() {
+            let flags = NLM_F_CREATE | NLM_F_REPLACE;
+            return self.acknowledged(vec![(RouteNetlinkMessage::NewRoute(route), flags)]);
+        }
+        match self.acknowledged(vec![(RouteNetlinkMessage::DelRoute(route), 0)]) {
+            Err(e) if e.raw_os_error() == Some(nix::libc::ESRCH) => Ok(()),
+            result => result,
+        }
     }
 
     /// Brings a link up.
@@ -318,6 +325,23 @@ impl Rtnl {
         self.0.send(&bytes)?;
         self.0.collect(&expected, None)
     }
+}
+
+/// The IPv4 default route, by a link and a gateway or by whichever.
+fn default_route(via: Option<(u32, Ipv4Addr)>) -> RouteMessage {
+    let mut route = RouteMessage::default();
+    route.header.address_family = AddressFamily::Inet;
+    route.header.table = RouteHeader::RT_TABLE_MAIN;
+    route.header.protocol = RouteProtocol::Boot;
+    route.header.scope = RouteScope::Universe;
+    route.header.kind = RouteType::Unicast;
+    if let Some((link, gateway)) = via {
+        route.attributes = vec![
+            RouteAttribute::Gateway(RouteAddress::Inet(gateway)),
+            RouteAttribute::Oif(link),
+        ];
+    }
+    route
 }
 
 /// Options of a link as a port of its bridge.

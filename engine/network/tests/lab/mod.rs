@@ -109,7 +109,7 @@ impl Container {
     pub fn start(network: &Network, id: &str, ports: &[PortSpec]) -> Self {
         let bound = network.bind_ports(id, ports).unwrap();
         let endpoint = network.allocate(id, None).unwrap();
-        let netns = network.create_netns().unwrap();
+        let netns = kelson_network::create_netns().unwrap();
         network.connect(&endpoint, netns.as_fd()).unwrap();
         let this = Self {
             endpoint,

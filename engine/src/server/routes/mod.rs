@@ -126,8 +126,8 @@ static ROUTES: &[Route] = table! {
     GET "/networks/{id}" => networks::inspect;
     POST "/networks/create" => networks::create;
     POST "/networks/prune" since 25 => networks::prune;
-    POST "/networks/{id}/connect" => stubs::not_yet;
-    POST "/networks/{id}/disconnect" => stubs::not_yet;
+    POST "/networks/{id}/connect" => networks::connect;
+    POST "/networks/{id}/disconnect" => networks::disconnect;
     DELETE "/networks/{id}" => networks::remove;
 
     GET "/plugins" => stubs::no_plugins;

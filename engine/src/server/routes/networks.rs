@@ -1,10 +1,12 @@
-//! `/networks`: the three that are always there. Networks of the user's own are not there yet.
+//! `/networks`.
 
-use crate::server::body::{Reply, json};
+use crate::server::body::{Reply, json, status};
 use crate::server::call::Call;
 use crate::server::errors::ApiError;
 use http::StatusCode;
-use kelson_api::{Network, NetworkCreateRequest, NetworksPruneReport};
+use kelson_api::{
+    Network, NetworkConnectRequest, NetworkCreateRequest, NetworkCreateResponse, NetworkDisconnectRequest,
+};
 
 /// `GET /networks`. The list does not tell who is connected, inspect does.
 pub async fn list(call: Call) -> Result<Reply, ApiError> {
@@ -16,38 +18,63 @@ pub async fn list(call: Call) -> Result<Reply, ApiError> {
     json(StatusCode::OK, &networks)
 }
 
-async fn find(call: &Call) -> Result<Network, ApiError> {
-    Ok(call.app.engine().await?.network_inspect(call.var("id")).await?)
-}
-
 /// `GET /networks/{id}`.
 pub async fn inspect(call: Call) -> Result<Reply, ApiError> {
-    json(StatusCode::OK, &find(&call).await?)
+    let engine = call.app.engine().await?;
+    let network: Network = engine.network_inspect(call.var("id")).await?;
+    if let Some(scope) = call.query.some("scope").filter(|s| *s != network.scope) {
+        let id = call.var("id");
+        return Err(ApiError {
+            status: StatusCode::NOT_FOUND,
+            ..ApiError::invalid(format!("network {id} of scope {scope} not found"))
+        });
+    }
+    json(StatusCode::OK, &network)
 }
 
 /// `POST /networks/create`.
 pub async fn create(mut call: Call) -> Result<Reply, ApiError> {
     let request: NetworkCreateRequest = call.json().await?;
-    Err(ApiError::not_implemented(format!(
-        "create network {}: user-defined networks are not implemented by Kelson yet; use bridge, host or none",
-        request.name
-    )))
+    let id = call.app.engine().await?.network_create(request).await?;
+    let answer = NetworkCreateResponse {
+        id,
+        warning: String::new(),
+    };
+    json(StatusCode::CREATED, &answer)
 }
 
 /// `DELETE /networks/{id}`.
 pub async fn remove(call: Call) -> Result<Reply, ApiError> {
-    let network = find(&call).await?;
-    Err(ApiError {
-        status: StatusCode::FORBIDDEN,
-        ..ApiError::invalid(format!(
-            "{} is a pre-defined network and cannot be removed",
-            network.name
-        ))
-    })
+    call.app.engine().await?.network_remove(call.var("id")).await?;
+    Ok(status(StatusCode::NO_CONTENT))
 }
 
-/// `POST /networks/prune`: the three are never removed.
+/// `POST /networks/{id}/connect`.
+pub async fn connect(mut call: Call) -> Result<Reply, ApiError> {
+    let request: NetworkConnectRequest = call.json().await?;
+    let settings = request.endpoint_config.unwrap_or_default();
+    let engine = call.app.engine().await?;
+    engine
+        .network_connect(call.var("id"), &request.container, settings)
+        .await?;
+    Ok(status(StatusCode::OK))
+}
+
+/// `POST /networks/{id}/disconnect`.
+pub async fn disconnect(mut call: Call) -> Result<Reply, ApiError> {
+    let request: NetworkDisconnectRequest = call.json().await?;
+    let engine = call.app.engine().await?;
+    engine
+        .network_disconnect(call.var("id"), &request.container, request.force)
+        .await?;
+    Ok(status(StatusCode::OK))
+}
+
+/// `POST /networks/prune`.
 pub async fn prune(call: Call) -> Result<Reply, ApiError> {
-    call.query.filters()?.only(&["until", "label", "label!"])?;
-    json(StatusCode::OK, &NetworksPruneReport::default())
+    let filters = call.query.filters()?;
+    json(
+        StatusCode::OK,
+        &call.app.engine().await?.network_prune(&filters).await?,
+    )
 }

@@ -1,7 +1,12 @@
 //! Commands about networks.
 
+pub mod connect;
+pub mod create;
+pub mod disconnect;
 pub mod inspect;
 pub mod ls;
+pub mod prune;
+pub mod rm;
 
 use crate::client::segment;
 

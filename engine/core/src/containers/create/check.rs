@@ -128,9 +128,7 @@ fn conflicts(
 }
 
 fn unsupported(host: &HostConfig) -> Result<()> {
-    let set = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|l| !l.is_empty());
     let cases = [
-        (set(&host.links), "links are not supported"),
         (
             !matches!(host.userns_mode.as_str(), "" | "host"),
             "user namespaces (--userns) are not supported yet",
@@ -215,10 +213,6 @@ mod tests {
             [""; 0]
         );
         assert_eq!(
-            error(|_, h| h.network_mode = "x".into()),
-            (Kind::NotFound, "network x not found".into())
-        );
-        assert_eq!(
             error(|_, h| h.runtime = "nope".into()).1,
             "unknown or invalid runtime name: nope"
         );
@@ -235,7 +229,7 @@ mod tests {
             .1
             .contains("UTS mode")
         );
-        assert!(error(|_, h| h.links = Some(vec!["a:b".into()])).0 == Kind::Unsupported);
+        assert!(error(|_, h| h.userns_mode = "x".into()).0 == Kind::Unsupported);
         assert!(
             error(|c, _| c.working_dir = "rel".into())
                 .1

@@ -10,13 +10,14 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use kelson_api::{ContainerConfig, ContainerCreateRequest, Map, VolumeCreateRequest};
+use kelson_api::{ContainerConfig, ContainerCreateRequest, EndpointSettings, Map, VolumeCreateRequest};
 use kelson_images::{Image, Platform, RootFs};
 use rustix::fs::{Mode, OFlags};
 
 use super::container::Container;
+use super::network::{self, Attachment};
 use super::record::{MountKind, MountRecord, Record, State};
-use super::{modes, runtime_path};
+use super::{links, modes, runtime_path};
 use crate::clock;
 use crate::error::{Doing, Error, Result};
 use crate::inner::Inner;
@@ -58,8 +59,8 @@ pub(crate) async fn run(
     let (path, args) = merge::command(&config)?;
     let mut warnings = check::check(&config, &host, &inner.config)?;
     let runtime = check::runtime(&host.runtime, &inner.config)?;
-    let networks = endpoints(networking_config, &mut host.network_mode)?;
-    adapt(inner, &mut host, &mut config);
+    let networks = endpoints(inner, networking_config, &mut host, &config)?;
+    adapt(inner, &mut host);
     let wanted = mounts::wanted(&config, &host, volumes_from(inner, &host)?)?;
 
     let id = names::new_id()?;
@@ -85,8 +86,10 @@ pub(crate) async fn run(
         unknown: Map::new(),
     };
     // Ports are read again at start; a malformed one is refused here.
-    let made = match modes::port_specs(&record) {
-        Ok(_) => make(inner, record, wanted, &image).await,
+    let checked = modes::port_specs(&record)
+        .and_then(|_| links::check(inner, &record, &modes::NetworkMode::of(&record)?));
+    let made = match checked {
+        Ok(()) => make(inner, record, wanted, &image).await,
         Err(e) => Err(e),
     };
     match made {
@@ -128,34 +131,59 @@ fn resolve_image(inner: &Inner, name: &str, platform: Option<&str>) -> Result<Im
     Ok(image)
 }
 
-/// Endpoints by network name. A network that is only there names the network mode.
+/// Endpoints by network name, that of the network mode among them. A network that is only there names the mode.
 fn endpoints(
+    inner: &Inner,
     config: Option<kelson_api::NetworkingConfig>,
-    mode: &mut String,
-) -> Result<Map<kelson_api::EndpointSettings>> {
+    host: &mut kelson_api::HostConfig,
+    of_container: &ContainerConfig,
+) -> Result<Map<EndpointSettings>> {
+    let given = config.and_then(|c| c.endpoints_config).unwrap_or_default();
+    if matches!(host.network_mode.as_str(), "" | "default") {
+        let first = given.keys().find(|name| *name != "default");
+        let default = if inner.config.network.enabled {
+            "bridge"
+        } else {
+            "none"
+        };
+        host.network_mode = first.map_or(default, String::as_str).to_owned();
+    }
+    if of_container.network_disabled {
+        host.network_mode = "none".into();
+    }
+    let mode = modes::NetworkMode::parse(&host.network_mode)?;
+    if let modes::NetworkMode::User(word) = &mode {
+        inner.networks.find(word)?;
+    }
     let mut out = Map::new();
-    for (name, endpoint) in config.and_then(|c| c.endpoints_config).into_iter().flatten() {
-        if matches!(mode.as_str(), "" | "default") {
-            mode.clone_from(&name);
-        }
-        modes::NetworkMode::parse(&name)?;
-        out.insert(
-            if name == "default" { "bridge".into() } else { name },
-            endpoint.unwrap_or_default(),
-        );
+    if !mode.has_places() {
+        let same = |name: &String| *name == host.network_mode || name == "default";
+        return match given.keys().find(|name| !same(name)) {
+            Some(name) => Err(Error::invalid(format!(
+                "conflicting options: network {name} and the network mode {}",
+                host.network_mode
+            ))),
+            None => Ok(out),
+        };
+    }
+    let primary = network::primary(inner, &mode);
+    for (name, endpoint) in given {
+        let attachment = Attachment::new(inner, &name, endpoint.unwrap_or_default())?;
+        out.insert(attachment.name, attachment.settings);
+    }
+    let own = out.entry(primary).or_default();
+    if own.mac_address.is_empty() {
+        own.mac_address.clone_from(&of_container.mac_address);
+    }
+    for (name, settings) in &out {
+        Attachment::new(inner, name, settings.clone())?.check()?;
     }
     Ok(out)
 }
 
 /// The engine's defaults where the request says nothing.
-fn adapt(inner: &Inner, host: &mut kelson_api::HostConfig, config: &mut ContainerConfig) {
+fn adapt(inner: &Inner, host: &mut kelson_api::HostConfig) {
     let engine = &inner.config;
-    if matches!(host.network_mode.as_str(), "" | "default") {
-        host.network_mode = if engine.network.enabled { "bridge" } else { "none" }.into();
-    }
-    if config.network_disabled {
-        host.network_mode = "none".into();
-    }
     if host.shm_size == 0 {
         host.shm_size = i64::try_from(engine.shm_size).unwrap_or(i64::MAX);
     }

@@ -1,5 +1,7 @@
 //! The network as its users see it: who holds which address and port, and the calls that change it.
 
+mod recovery;
+
 use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -7,27 +9,24 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use ipnet::Ipv4Net;
-
 use crate::bridge::{self, Bridge};
 use crate::error::{Error, Kind, Result};
 use crate::firewall::{Element, Firewall};
 use crate::ipam::{Pool, Refused};
 use crate::model::{
-    BoundPort, Endpoint, LiveEndpoint, Mac, NetworkConfig, NetworkInfo, PortMapping, PortSpec, Proto,
-    ReconcileReport,
+    BoundPort, Endpoint, LiveEndpoint, Mac, NetworkConfig, NetworkInfo, PortMapping, PortSpec, Proto, Wish,
 };
-use crate::netlink::route::Rtnl;
 use crate::record::{Record, RecordFile};
+use crate::shared::Shared;
 use crate::undo::{Doomed, Undo};
-use crate::{netns, plan, ports, veth};
+use crate::{netns, ports, veth};
 
 /// How long `shutdown` waits for links to go.
 const SETTLE: Duration = Duration::from_secs(10);
 /// Name of the container's end of the veth pair.
 const CONTAINER_LINK: &str = "eth0";
 
-/// The default bridge network of one kelsond. Cheap to clone.
+/// One bridge network of a kelsond: the default one, or one of the user's. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Network {
     inner: Arc<Inner>,
@@ -37,6 +36,8 @@ pub struct Network {
 struct Inner {
     config: NetworkConfig,
     file: RecordFile,
+    /// What other networks have a say in.
+    shared: Shared,
     /// Who holds what. Never held across a system call.
     state: Mutex<State>,
     /// Held while the bridge is made or removed. The first users wait for each other here, as each needs the result.
@@ -51,8 +52,6 @@ struct State {
     bridge: Option<Bridge>,
     pool: Option<Pool>,
     claims: HashMap<String, Claim>,
-    /// Names of host links given away, and of those on their way out.
-    links: HashSet<String>,
     /// Addresses of links on their way out.
     leaving: HashSet<Ipv4Addr>,
 }
@@ -73,12 +72,18 @@ impl Network {
     /// Reads the owner record in `state_dir` (made if missing). Touches no link and no rule yet: the bridge is made
     /// when the first container needs it.
     pub fn open(state_dir: &Path, config: NetworkConfig) -> Result<Self> {
+        Self::open_beside(state_dir, config, &Shared::default())
+    }
+
+    /// The same for one of several networks of a kelsond, which share the names of their links.
+    pub fn open_beside(state_dir: &Path, config: NetworkConfig, shared: &Shared) -> Result<Self> {
         let file = RecordFile::open(state_dir)?;
         let record = file.load()?;
         Ok(Self {
             inner: Arc::new(Inner {
                 config,
                 file,
+                shared: shared.clone(),
                 state: Mutex::default(),
                 setup: Mutex::new(Setup { record }),
                 firewall: Mutex::default(),
@@ -109,15 +114,28 @@ impl Network {
     ///
     /// Errors: `Conflict` (address taken), `Invalid` (not of the subnet), `Unavailable` (none left).
     pub fn allocate(&self, container_id: &str, requested: Option<Ipv4Addr>) -> Result<Endpoint> {
+        let wish = Wish {
+            ip: requested,
+            ..Wish::default()
+        };
+        self.allocate_as(container_id, wish)
+    }
+
+    /// The same with more to wish for.
+    pub fn allocate_as(&self, container_id: &str, wish: Wish) -> Result<Endpoint> {
+        let requested = wish.ip;
         let bridge = self.bridge()?;
         let mut state = self.state();
         if let Some(endpoint) = state.claims.get(container_id).and_then(|c| c.endpoint.clone()) {
             return Ok(endpoint);
         }
-        let host_link = plan::host_link_name(container_id, |name| state.links.contains(name))?;
+        let host_link = self.inner.shared.claim(container_id)?;
         let subnet = bridge.address.trunc();
-        let pool = state.pool.get_or_insert_with(|| Pool::new(bridge.address));
+        let pool = state
+            .pool
+            .get_or_insert_with(|| self.inner.config.pool(bridge.address));
         let ip = pool.take(requested).map_err(|refused| {
+            self.inner.shared.free(&host_link);
             let wanted = requested.map_or_else(|| "an address".to_owned(), |ip| ip.to_string());
             match refused {
                 Refused::Full => Error::new(
@@ -136,15 +154,25 @@ impl Network {
             ip,
             prefix_len: subnet.prefix_len(),
             gateway: bridge.gateway(),
-            mac: Mac::of(ip),
+            mac: wish.mac.unwrap_or_else(|| Mac::of(ip)),
             bridge: bridge.name.clone(),
-            host_link: host_link.clone(),
-            container_link: CONTAINER_LINK.to_owned(),
+            host_link,
+            container_link: wish.container_link.unwrap_or_else(|| CONTAINER_LINK.to_owned()),
             mtu: bridge.mtu,
+            default_route: !wish.no_default_route && !self.inner.config.internal,
         };
-        state.links.insert(host_link);
         state.claims.entry(container_id.to_owned()).or_default().endpoint = Some(endpoint.clone());
         Ok(endpoint)
+    }
+
+    /// Makes the bridge now, and not when the first container needs it.
+    pub fn up(&self) -> Result<()> {
+        self.bridge().map(drop)
+    }
+
+    /// Whether a container has, or is about to have, a place here.
+    pub fn is_in_use(&self) -> bool {
+        self.state().claims.values().any(|c| c.endpoint.is_some())
     }
 
     /// Gives back an address that was never connected. `disconnect` gives it back too.
@@ -152,6 +180,7 @@ impl Network {
         let Some(claim) = self.state().claims.remove(container_id) else {
             return;
         };
+        self.inner.shared.withdraw(&claim.ports);
         if let Some(Endpoint { host_link, ip, .. }) = claim.endpoint {
             self.inner.free(&[Doomed {
                 link: host_link,
@@ -159,11 +188,6 @@ impl Network {
                 udp: false,
             }]);
         }
-    }
-
-    /// A fresh network namespace with loopback up, held by nothing but this descriptor.
-    pub fn create_netns(&self) -> Result<OwnedFd> {
-        netns::create().map_err(|e| Error::os("make a network namespace", e))
     }
 
     /// Makes the veth pair, with the container's end named, addressed and routed inside `netns`. On failure nothing
@@ -198,17 +222,13 @@ impl Network {
         if specs.is_empty() {
             return Ok(Vec::new());
         }
-        let held: Vec<PortMapping> = self
-            .state()
-            .claims
-            .values()
-            .flat_map(|c| c.ports.iter().copied())
-            .collect();
-        let ours = |wanted: &PortMapping| held.iter().any(|h| ports::overlap(h, wanted));
+        let ours = |wanted: &PortMapping| self.inner.shared.is_published(wanted);
         let bound = ports::bind_all(specs, &self.inner.config, ours)?;
+        let mappings: Vec<PortMapping> = bound.iter().map(|b| b.mapping).collect();
+        self.inner.shared.publish(&mappings);
         let mut state = self.state();
         let claim = state.claims.entry(container_id.to_owned()).or_default();
-        claim.ports.extend(bound.iter().map(|b| b.mapping));
+        claim.ports.extend(mappings);
         Ok(bound)
     }
 
@@ -230,6 +250,26 @@ impl Network {
         }
     }
 
+    /// Takes the published ports away from a container that stays connected, for another network to `assume`.
+    pub fn withdraw(&self, container_id: &str) -> Result<Vec<PortMapping>> {
+        let ports = match self.state().claims.get_mut(container_id) {
+            Some(claim) => std::mem::take(&mut claim.ports),
+            None => Vec::new(),
+        };
+        if let Some(firewall) = lock(&self.inner.firewall).as_mut() {
+            firewall.remove(container_id)?;
+        }
+        Ok(ports)
+    }
+
+    /// Takes ports over that another network has withdrawn; their sockets are bound already.
+    pub fn assume(&self, endpoint: &Endpoint, ports: &[PortMapping]) -> Result<()> {
+        if let Some(claim) = self.state().claims.get_mut(&endpoint.container_id) {
+            claim.ports.extend(ports);
+        }
+        self.publish(endpoint, ports)
+    }
+
     /// Undoes `connect`, `publish`, `bind_ports` and `allocate`, whatever of it was done. Idempotent; goes on after
     /// a failure and returns all of them in one error.
     ///
@@ -245,6 +285,7 @@ impl Network {
             state.leaving.extend(claim.endpoint.as_ref().map(|e| e.ip));
             claim
         };
+        self.inner.shared.withdraw(&claim.ports);
         let mut errors = Vec::new();
         if let Some(firewall) = lock(&self.inner.firewall).as_mut() {
             errors.extend(firewall.remove(container_id).err());
@@ -262,38 +303,12 @@ impl Network {
         self.inner.undo.settle(deadline)
     }
 
-    /// Called once at kelsond's start, before any other call, with all running containers: takes their addresses and
-    /// ports over, repairs bridge and firewall, removes what belongs to nobody.
-    pub fn reconcile(&self, live: &[LiveEndpoint]) -> Result<ReconcileReport> {
-        let mut report = ReconcileReport::default();
-        let mut setup = lock(&self.inner.setup);
-        if live.is_empty() {
-            // What a crash left behind; the bridge comes back when somebody needs it.
-            if let Some(record) = setup.record.clone() {
-                report.removed_links = self.remove_orphans(&record, live)?;
-                bridge::tear_down(&self.inner.file, &record)?;
-                setup.record = None;
-            }
-            return Ok(report);
-        }
-        self.take_over(live);
-        let intact = self.set_up(&mut setup, live)?;
-        report.firewall_rebuilt = !intact;
-        if let Some(record) = &setup.record {
-            report.removed_links = self.remove_orphans(record, live)?;
-        }
-        if let Some(bridge) = self.state().bridge.clone() {
-            report.without_link = veth::reattach(&bridge, live.iter().map(|l| &l.endpoint), self.isolated())?;
-        }
-        Ok(report)
-    }
-
     /// At kelsond's end: removes bridge, table and the forwarding switch, unless a container still uses them; then
     /// everything stays, as containers live on without kelsond.
     pub fn shutdown(&self) -> Result<()> {
         let mut setup = lock(&self.inner.setup);
         let settled = self.settle(SETTLE);
-        if self.state().claims.values().any(|c| c.endpoint.is_some()) {
+        if self.is_in_use() {
             return settled;
         }
         *lock(&self.inner.firewall) = None;
@@ -376,97 +391,13 @@ impl Network {
             .values()
             .filter_map(|c| c.endpoint.as_ref().map(|e| e.ip));
         let taken: Vec<Ipv4Addr> = living.chain(state.leaving.iter().copied()).collect();
-        let mut pool = Pool::new(bridge.address);
+        let mut pool = self.inner.config.pool(bridge.address);
         for ip in taken {
             // An address of another subnet (a changed --bip) is not this pool's business.
             let _ = pool.take(Some(ip));
         }
         state.pool = Some(pool);
         state.bridge = Some(bridge.clone());
-        Ok(bridge)
-    }
-
-    /// `reconcile`'s part of it; returns whether the firewall was still whole.
-    fn set_up(&self, setup: &mut Setup, live: &[LiveEndpoint]) -> Result<bool> {
-        if setup.record.is_none()
-            && let Some(LiveEndpoint { endpoint, .. }) = live.first()
-        {
-            // The record is lost, the containers are not: their subnet is the one to keep.
-            let address = Ipv4Net::new(endpoint.gateway, endpoint.prefix_len)
-                .map_err(|e| Error::because(Kind::Invalid, "read an endpoint's record", e))?;
-            let (bridge, table) = (endpoint.bridge.clone(), plan::table_name(&endpoint.bridge));
-            let own = self.inner.config.bridge.is_none();
-            setup.record = Some(Record::new(crate::record::boot_id(), bridge, own, address, table));
-        }
-        let intact = self.firewall_is_intact(setup, live);
-        self.make_bridge(setup, live)?;
-        Ok(intact)
-    }
-
-    fn firewall_is_intact(&self, setup: &Setup, live: &[LiveEndpoint]) -> bool {
-        let Some(record) = setup.record.as_ref().filter(|_| self.inner.config.firewall) else {
-            return true;
-        };
-        let elements = live.iter().flat_map(|LiveEndpoint { endpoint, ports }| {
-            ports
-                .iter()
-                .filter_map(|p| Element::of(p, endpoint.ip, &endpoint.container_id))
-        });
-        // It is written anew in any case; this only feeds the report, so an error counts as "no".
-        crate::firewall::holds(&record.table, elements).unwrap_or(false)
-    }
-
-    fn take_over(&self, live: &[LiveEndpoint]) {
-        let mut state = self.state();
-        for LiveEndpoint { endpoint, ports } in live {
-            state.links.insert(endpoint.host_link.clone());
-            let claim = Claim {
-                endpoint: Some(endpoint.clone()),
-                ports: ports.clone(),
-            };
-            state.claims.insert(endpoint.container_id.clone(), claim);
-        }
-    }
-
-    fn remove_orphans(&self, record: &Record, live: &[LiveEndpoint]) -> Result<Vec<String>> {
-        let names: HashSet<&str> = live.iter().map(|l| l.endpoint.host_link.as_str()).collect();
-        let mut rtnl = Rtnl::open().map_err(|e| Error::os("open a netlink socket", e))?;
-        let links = rtnl.links().map_err(|e| Error::os("list links", e))?;
-        let bridge = links.iter().find(|l| l.name == record.bridge).map(|l| l.index);
-        let orphans = links
-            .iter()
-            .filter(|l| plan::is_orphan(l, bridge, |name| names.contains(name)));
-        let removed: Vec<String> = orphans.map(|l| l.name.clone()).collect();
-        let doomed: Vec<&str> = removed.iter().map(String::as_str).collect();
-        let deleted = rtnl.delete_links(&doomed);
-        deleted.map_err(|e| Error::os(format!("delete links {}", doomed.join(" ")), e))?;
-        Ok(removed)
-    }
-
-    fn bridge_is_there(&self, bridge: &Bridge) -> bool {
-        let found = Rtnl::open().and_then(|mut rtnl| rtnl.link(&bridge.name));
-        // Unknown counts as there: the first error is the one to report.
-        found.map_or(true, |link| link.is_some_and(|l| l.index == bridge.index))
-    }
-
-    fn remake_bridge(&self, gone: &Bridge) -> Result<Bridge> {
-        let mut setup = lock(&self.inner.setup);
-        let live: Vec<LiveEndpoint> = {
-            let state = self.state();
-            match &state.bridge {
-                Some(now) if now != gone => return Ok(now.clone()),
-                _ => {}
-            }
-            let live = |c: &Claim| {
-                Some(LiveEndpoint {
-                    endpoint: c.endpoint.clone()?,
-                    ports: c.ports.clone(),
-                })
-            };
-            state.claims.values().filter_map(live).collect()
-        };
-        let bridge = self.make_bridge(&mut setup, &live)?;
-        veth::reattach(&bridge, live.iter().map(|l| &l.endpoint), self.isolated())?;
         Ok(bridge)
     }
 
@@ -481,13 +412,18 @@ impl Inner {
     fn free(&self, gone: &[Doomed]) {
         let mut state = lock(&self.state);
         for Doomed { link, ip, .. } in gone {
-            state.links.remove(link);
+            self.shared.free(link);
             state.leaving.remove(ip);
             if let Some(pool) = &mut state.pool {
                 pool.release(*ip);
             }
         }
     }
+}
+
+/// A fresh network namespace with loopback up, held by nothing but this descriptor.
+pub fn create_netns() -> Result<OwnedFd> {
+    netns::create().map_err(|e| Error::os("make a network namespace", e))
 }
 
 /// A panic while a lock was held left its data as it was between two statements; every writer keeps it usable.
@@ -518,6 +454,7 @@ mod tests {
             host_link: "klsvaaaaaaaa".into(),
             container_link: CONTAINER_LINK.into(),
             mtu: 1500,
+            default_route: true,
         };
         let doomed = Doomed {
             link: endpoint.host_link.clone(),

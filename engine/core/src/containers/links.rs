@@ -1,0 +1,194 @@
+//! Links (`--link`): other containers by a name of this one's own. On the default bridge they become lines of /etc/hosts
+//! and environment variables, as they were before networks had names; on a network of the user's they are names.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use kelson_api::ports::{ContainerPort, Proto};
+
+use super::container::Container;
+use super::modes::NetworkMode;
+use super::record::Record;
+use crate::error::{Error, Result};
+use crate::inner::Inner;
+
+/// A link of the default bridge, both ends of which run.
+#[derive(Debug, Clone)]
+struct Link {
+    alias: String,
+    /// As docker names it: `/web/db`.
+    name: String,
+    ip: Ipv4Addr,
+    target: Arc<Record>,
+}
+
+/// `NAME`, `NAME:ALIAS`, and what inspect shows: `/NAME:/SELF/ALIAS`.
+fn parse(text: &str) -> Result<(String, String)> {
+    let bad = || Error::invalid(format!("bad format for links: {text}"));
+    let last = |part: &str| part.rsplit('/').next().unwrap_or_default().to_owned();
+    let mut parts = text.split(':');
+    let (name, alias) = (parts.next().unwrap_or_default(), parts.next());
+    let (target, alias) = (last(name), last(alias.unwrap_or(name)));
+    if target.is_empty() || alias.is_empty() || parts.next().is_some() {
+        return Err(bad());
+    }
+    Ok((target, alias))
+}
+
+/// Refuses links that cannot be.
+///
+/// # Errors
+/// `Invalid` in docker's words.
+pub(crate) fn check(inner: &Inner, record: &Record, mode: &NetworkMode) -> Result<()> {
+    let links = record.host.links.iter().flatten();
+    let of_networks = record.networks.values().flat_map(|s| s.links.iter().flatten());
+    for text in links.chain(of_networks) {
+        let kind = match mode {
+            NetworkMode::Host => Some("host"),
+            NetworkMode::Container(_) => Some("container"),
+            _ => None,
+        };
+        if let Some(kind) = kind {
+            return Err(Error::invalid(format!(
+                "conflicting options: {kind} type networking can't be used with links. This would result in undefined \
+                 behavior"
+            )));
+        }
+        let (target, _) = parse(text)?;
+        if let Err(e) = inner.containers.find(&target) {
+            return Err(Error::invalid(format!(
+                "could not get container for {target}: {e}"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// On networks of the user's: alias to the other's name.
+pub(crate) fn by_alias(inner: &Inner, record: &Record) -> BTreeMap<String, String> {
+    let of_networks = record.networks.values().flat_map(|s| s.links.iter().flatten());
+    let all = record.host.links.iter().flatten().chain(of_networks);
+    let known = all.filter_map(|text| parse(text).ok());
+    known
+        .map(|(target, alias)| {
+            let name = inner.containers.find(&target).map(|c| c.record().name.clone());
+            (alias, name.unwrap_or(target))
+        })
+        .collect()
+}
+
+/// As inspect shows them.
+pub(crate) fn shown(record: &Record) -> Option<Vec<String>> {
+    let links = record.host.links.as_ref()?;
+    let on_bridge = matches!(NetworkMode::of(record), Ok(NetworkMode::Bridge));
+    let show = |text: &String| match parse(text) {
+        Ok((target, alias)) if on_bridge => format!("/{target}:/{}/{alias}", record.name),
+        _ => text.clone(),
+    };
+    Some(links.iter().map(show).collect())
+}
+
+/// The links of a container on the default bridge.
+///
+/// # Errors
+/// `Conflict` when the other does not run.
+fn links(inner: &Inner, record: &Record) -> Result<Vec<Link>> {
+    let mut out = Vec::new();
+    if !matches!(NetworkMode::of(record)?, NetworkMode::Bridge) {
+        return Ok(out);
+    }
+    for text in record.host.links.iter().flatten() {
+        let (target, alias) = parse(text)?;
+        let other: Arc<Container> = inner.containers.find(&target)?;
+        let (state, target) = (other.state(), other.record());
+        let name = format!("/{}/{alias}", record.name);
+        let place = state.places.iter().find(|p| p.name == "bridge");
+        let Some(place) = place.filter(|_| state.status.has_process()) else {
+            return Err(Error::conflict(format!(
+                "Cannot link to a non running container: /{} AS {name}",
+                target.name
+            )));
+        };
+        out.push(Link {
+            alias,
+            name,
+            ip: place.endpoint.ip,
+            target,
+        });
+    }
+    Ok(out)
+}
+
+/// Lines of /etc/hosts.
+///
+/// # Errors
+/// `Conflict` when the other does not run.
+pub(crate) fn hosts(inner: &Inner, record: &Record) -> Result<String> {
+    let line = |link: &Link| {
+        let (alias, target) = (&link.alias, &link.target);
+        let mut names = format!("{alias} {}", target.config.hostname);
+        if *alias != target.name {
+            names = format!("{names} {}", target.name);
+        }
+        format!("{}\t{names}\n", link.ip)
+    };
+    Ok(links(inner, record)?.iter().map(line).collect())
+}
+
+/// Environment variables, which the container's own precede.
+///
+/// # Errors
+/// `Conflict` when the other does not run.
+pub(crate) fn environment(inner: &Inner, record: &Record) -> Result<Vec<String>> {
+    Ok(links(inner, record)?.iter().flat_map(variables).collect())
+}
+
+fn variables(link: &Link) -> Vec<String> {
+    let prefix = link.alias.to_uppercase().replace('-', "_");
+    let config = &link.target.config;
+    let mut ports: Vec<ContainerPort> = config
+        .exposed_ports
+        .iter()
+        .flatten()
+        .filter_map(|(port, _)| port.parse().ok())
+        .collect();
+    // Ports of TCP first, then by number.
+    ports.sort_by_key(|p| (p.proto != Proto::Tcp, p.port));
+    let mut out = Vec::new();
+    for (at, ContainerPort { port, proto }) in ports.into_iter().enumerate() {
+        let (proto, ip) = (proto.to_string(), link.ip);
+        let url = format!("{proto}://{ip}:{port}");
+        if at == 0 {
+            out.push(format!("{prefix}_PORT={url}"));
+        }
+        let name = format!("{prefix}_PORT_{port}_{}", proto.to_uppercase());
+        out.extend([
+            format!("{name}={url}"),
+            format!("{name}_ADDR={ip}"),
+            format!("{name}_PORT={port}"),
+            format!("{name}_PROTO={proto}"),
+        ]);
+    }
+    out.push(format!("{prefix}_NAME={}", link.name));
+    let theirs = config.env.iter().flatten().filter_map(|e| e.split_once('='));
+    let passed = theirs.filter(|(name, _)| !matches!(*name, "HOME" | "PATH"));
+    out.extend(passed.map(|(name, value)| format!("{prefix}_ENV_{name}={value}")));
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forms_of_a_link() {
+        let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
+        assert_eq!(parse("db").unwrap(), pair("db", "db"));
+        assert_eq!(parse("db:store").unwrap(), pair("db", "store"));
+        assert_eq!(parse("/db:/web/store").unwrap(), pair("db", "store"));
+        for bad in ["", ":", "a:b:c", "a:"] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
+}
