@@ -22,7 +22,7 @@ PROGRAMS := kelson kelsond kelson-shim containerd-shim-kelson-v2 kelson-logger k
 BUILD_PACKAGES := gcc libc6-dev libseccomp-dev
 RUN_PACKAGES := iproute2 nftables
 CONFORMANCE_PACKAGES := bats busybox-static dpkg-dev gawk iproute2 jq python3
-TEST_PACKAGES := btrfs-progs busybox-static ca-certificates containerd crun curl docker-registry docker.io fuse-overlayfs iptables mmdebstrap \
+TEST_PACKAGES := btrfs-progs busybox-static ca-certificates containerd crun curl docker-compose docker-registry docker.io fuse-overlayfs iptables mmdebstrap \
   netavark podman runc skopeo xfsprogs
 
 .PHONY: help

@@ -11,11 +11,13 @@
 )]
 
 mod bad_input;
+mod compose;
 mod crash;
 mod everyday;
 mod files;
 mod init;
 mod log_drivers;
+mod networks;
 mod peers;
 mod redis;
 mod stock;
