@@ -1,5 +1,6 @@
 //! The engine's public face: every call of the API, one method each.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,12 +12,14 @@ use kelson_api::{
     NetworksPruneReport, SystemInfo, TopResponse, Volume, VolumeCreateRequest, VolumeList,
     VolumesPruneReport,
 };
-use kelson_images::{Change, ImageId, Images, PathStat, Pruned, Removed};
+use kelson_images::{Change, Image, ImageId, Images, PathStat, Pruned, Removed};
 
 use crate::config::EngineConfig;
+use crate::containers::commit::Commit;
 use crate::containers::files::{ExtractArchive, TarSource};
 use crate::containers::{
-    attach, connect, create, exec, files, inspect, list, logs, reconcile, remove, start, stop, top, wait,
+    attach, commit, connect, create, exec, files, inspect, list, logs, reconcile, remove, start, stop, top,
+    wait,
 };
 use crate::error::Result;
 use crate::info;
@@ -55,8 +58,13 @@ impl Engine {
         &self.inner.images
     }
 
-    /// `docker rmi`. Emits `untag` and `delete`.
-    pub async fn image_remove(&self, name: &str, force: bool) -> Result<Vec<Removed>> {
+    /// `docker commit`: the new image's id. Emits `commit`, and `tag` for a name.
+    pub async fn container_commit(&self, name: &str, commit: Commit) -> Result<ImageId> {
+        commit::run(&self.inner, name, commit).await
+    }
+
+    /// `docker rmi`. Emits `untag` and `delete`. With `parents` the images without a name go that it was committed on.
+    pub async fn image_remove(&self, name: &str, force: bool, parents: bool) -> Result<Vec<Removed>> {
         let inner = &self.inner;
         let in_use = |id: &ImageId| inner.image_user(id);
         let id = inner
@@ -64,17 +72,24 @@ impl Engine {
             .resolve(name)
             .map(|i| i.id().to_string())
             .unwrap_or_else(|_| name.to_owned());
-        let removed = inner.images.remove(name, force, &in_use).await?;
+        let removed = inner.images.remove(name, force, parents, &in_use).await?;
         inner.removed_events(&removed, &id);
         Ok(removed)
     }
 
-    /// `docker image prune`.
-    pub async fn image_prune(&self, all: bool, unused_for: Option<Duration>) -> Result<Pruned> {
+    /// `docker image prune`, of those images only that are `wanted`.
+    pub async fn image_prune(
+        &self,
+        all: bool,
+        unused_for: Option<Duration>,
+        wanted: &(dyn Fn(&Image) -> bool + Send + Sync),
+    ) -> Result<Pruned> {
         let inner = &self.inner;
         let in_use = |id: &ImageId| inner.image_user(id);
-        let pruned = inner.images.prune(all, unused_for, &in_use).await?;
+        let pruned = inner.images.prune(all, unused_for, wanted, &in_use).await?;
         inner.removed_events(&pruned.removed, "");
+        let reclaimed = [("reclaimed".to_owned(), pruned.reclaimed.to_string())].into();
+        inner.events.emit("image", "prune", "", reclaimed);
         Ok(pruned)
     }
 
@@ -85,16 +100,6 @@ impl Engine {
             .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
             .collect();
         self.inner.events.emit("image", action, id, attributes);
-    }
-
-    /// Ids of containers made from the image.
-    pub fn containers_using_image(&self, id: &ImageId) -> Vec<String> {
-        let id = id.to_string();
-        let all = self.inner.containers.all();
-        all.iter()
-            .filter(|c| c.record().image_id == id)
-            .map(|c| c.id.clone())
-            .collect()
     }
 
     /// Makes a container. The whole request is checked first; nothing is left when it fails.
@@ -383,27 +388,41 @@ impl Engine {
         blocking("collect facts", move || Ok(info::collect(&inner))).await
     }
 
-    /// Bytes used by layers, containers and volumes. The server adds `Images`.
-    pub async fn disk_usage(&self) -> Result<DiskUsage> {
+    /// How many containers were made from each image, by id.
+    pub fn image_uses(&self) -> HashMap<String, usize> {
+        let mut uses = HashMap::new();
+        for container in self.inner.containers.all() {
+            *uses.entry(container.record().image_id.clone()).or_default() += 1;
+        }
+        uses
+    }
+
+    /// Bytes used by layers, and by containers and volumes where they are asked for: those are measured. The server adds
+    /// `Images`.
+    pub async fn disk_usage(&self, containers: bool, volumes: bool) -> Result<DiskUsage> {
         let inner = &self.inner;
         let everything = ListOptions {
             all: true,
             size: true,
             ..ListOptions::default()
         };
-        let containers = list::run(inner, &everything).await?;
-        let volumes = {
-            let inner = inner.clone();
-            blocking("measure volumes", move || {
-                Ok(inner.volumes.usage(&|name| inner.volume_users(name).len()))
-            })
-            .await?
+        let containers = match containers {
+            true => Some(list::run(inner, &everything).await?),
+            false => None,
+        };
+        let volumes = match volumes {
+            true => {
+                let inner = inner.clone();
+                let measure = move || Ok(inner.volumes.usage(&|name| inner.volume_users(name).len()));
+                Some(blocking("measure volumes", measure).await?)
+            }
+            false => None,
         };
         Ok(DiskUsage {
             layers_size: i64::try_from(inner.images.usage().layers).unwrap_or(i64::MAX),
             images: None,
-            containers: Some(containers),
-            volumes: Some(volumes),
+            containers,
+            volumes,
             build_cache: Some(Vec::new()),
             builder_size: None,
         })

@@ -208,6 +208,7 @@ impl Inner {
                         [("name".to_owned(), reference.clone())].into(),
                     );
                 }
+                Removed::DeletedLayer(_) => {}
                 Removed::Deleted(digest) => {
                     let id = digest.to_string();
                     self.events

@@ -21,6 +21,7 @@ mod types;
 mod volumes;
 
 pub use config::{EngineConfig, NetworkSettings, RuntimeEntry};
+pub use containers::commit::Commit;
 pub use containers::files::{ExtractArchive, TarSource};
 pub use engine::Engine;
 pub use error::{Error, Kind, Result};

@@ -2,6 +2,7 @@
 //! passwords lie. Parsing and printing only; nothing here opens a network connection.
 
 pub mod credentials;
+pub mod duration;
 mod error;
 pub mod reference;
 

@@ -12,6 +12,7 @@ use crate::{Error, Result};
 #[derive(Debug, Clone)]
 pub struct Image {
     pub(crate) data: Arc<ImageData>,
+    pub(crate) parent: Option<ImageId>,
     pub(crate) repo_tags: Vec<String>,
     pub(crate) repo_digests: Vec<String>,
 }
@@ -41,6 +42,12 @@ impl Image {
     #[must_use]
     pub fn id(&self) -> &ImageId {
         &self.data.id
+    }
+
+    /// The image it was committed on, while that is there.
+    #[must_use]
+    pub fn parent(&self) -> Option<&ImageId> {
+        self.parent.as_ref()
     }
 
     /// The configuration by the image-spec. A key that was `null` is absent.
@@ -90,6 +97,15 @@ impl Image {
     #[must_use]
     pub fn created_unix(&self) -> i64 {
         self.created().map_or(0, unix_seconds)
+    }
+
+    /// When it was built, nanoseconds since the epoch; 0 when it does not say.
+    #[must_use]
+    pub fn created_nanos(&self) -> i128 {
+        let parsed = self
+            .created()
+            .and_then(|text| text.parse::<jiff::Timestamp>().ok());
+        parsed.map_or(0, jiff::Timestamp::as_nanosecond)
     }
 
     /// The layers, bottom first.

@@ -19,14 +19,19 @@ mod snapshots;
 mod store;
 mod unpack;
 
+pub use archive::changes::apply as apply_changes;
 pub use config::{Compression, ImagesConfig, Platform, Proxies, PullOptions, PushOptions};
 pub use digest::{Digest, ImageId};
 pub use error::{Error, Kind, Result};
 pub use image::{HistoryEntry, Image, Layer};
 pub use progress::Progress;
+pub use registry::FoundRepository;
 pub use registry::referrers::Referrer;
 pub use remove::{InUse, Removed};
 pub use snapshots::{
     Access, Change, ChangeKind, ExtractOptions, PathStat, RootFs, RootMount, RootOptions, StorageDriver,
 };
-pub use store::{EmbeddedImage, Finding, Images, ImportOptions, Loaded, Pruned, Pulled, Pushed, Usage};
+pub use store::{
+    CommitOptions, EmbeddedImage, Finding, Images, ImportOptions, Loaded, Pruned, Pulled, Pushed,
+    RemoteManifest, Usage,
+};

@@ -19,8 +19,10 @@ pub struct InUse {
 pub enum Removed {
     /// A name, in people's form.
     Untagged(String),
-    /// An image's id or a layer's chain id.
-    Deleted(Digest),
+    /// An image's id.
+    Deleted(ImageId),
+    /// The chain id of a layer that no other image has.
+    DeletedLayer(Digest),
 }
 
 /// What a removal is about.
@@ -35,6 +37,8 @@ pub(crate) struct Request<'a> {
     pub names: Vec<String>,
     pub force: bool,
     pub in_use: Option<InUse>,
+    /// Whether other images were committed on it.
+    pub has_children: bool,
 }
 
 /// What to do.
@@ -55,6 +59,13 @@ pub(crate) fn plan(request: &Request<'_>) -> Result<Plan> {
     let single = is_single(&request.names);
     let Some(name) = &request.by_name else {
         // What cannot be forced is told first: "must be forced" would be a wrong hint.
+        if request.has_children {
+            return Err(conflict(
+                &request.id,
+                "cannot be forced",
+                "image has dependent child images",
+            ));
+        }
         let running = request.in_use.as_ref().is_some_and(|used| used.running);
         if !single && !request.force && !running {
             return Err(conflict(
@@ -93,8 +104,9 @@ pub(crate) fn plan(request: &Request<'_>) -> Result<Plan> {
         untag.extend(gone.into_iter().cloned());
         left = stay;
     }
-    // Used by a container: the name is gone, which is what was asked for; the image stays for the container's sake.
+    // Used by a container or another image: the name is gone, which is what was asked for; the image stays for their sake.
     let delete = left.is_empty()
+        && !request.has_children
         && request
             .in_use
             .as_ref()
@@ -181,7 +193,28 @@ mod tests {
                 container: "c0ffee".repeat(10),
                 running,
             }),
+            has_children: false,
         })
+    }
+
+    #[test]
+    fn an_image_that_others_were_committed_on() {
+        let ask = |by_name: Option<&str>, force| {
+            plan(&Request {
+                name: "a:1",
+                by_name: by_name.map(str::to_owned),
+                id: Digest::of(b"i"),
+                names: vec![A1.to_owned()],
+                force,
+                in_use: None,
+                has_children: true,
+            })
+        };
+        assert_eq!(ask(Some(A1), false).unwrap(), plan_of(&[A1], false));
+        for force in [false, true] {
+            let error = ask(None, force).unwrap_err().to_string();
+            assert!(error.ends_with("(cannot be forced) - image has dependent child images"));
+        }
     }
 
     fn plan_of(untag: &[&str], delete: bool) -> Plan {

@@ -80,12 +80,12 @@ async fn victim() {
         images.remove_snapshot(&format!("c{old}")).await.unwrap();
         for old in [format!("crash:{old}"), format!("{address}/crash{old}:1")] {
             if images.resolve(&old).is_ok() {
-                images.remove(&old, false, &|_| None).await.unwrap();
+                images.remove(&old, false, true, &|_| None).await.unwrap();
             }
         }
         if round % 5 == 4 {
             images.remove_snapshot(&container).await.unwrap();
-            images.prune(true, None, &|_| None).await.unwrap();
+            images.prune(true, None, &|_| true, &|_| None).await.unwrap();
         }
     }
 }
@@ -120,7 +120,7 @@ fn check(root: &Path) {
         for container in images.snapshot_containers() {
             images.remove_snapshot(&container).await.unwrap();
         }
-        images.prune(true, None, &|_| None).await.unwrap();
+        images.prune(true, None, &|_| true, &|_| None).await.unwrap();
     });
     for dir in [
         "content/sha256",

@@ -214,7 +214,11 @@ async fn wrong_layers_are_refused_and_nothing_is_left() {
                     .iter()
                     .all(|n| !n.starts_with("images/refs") && !n.starts_with("images/ids"))
             );
-            store.images.prune(false, None, &|_| None).await.unwrap();
+            store
+                .images
+                .prune(false, None, &|_| true, &|_| None)
+                .await
+                .unwrap();
         }
         store.settles_as(&[]);
     }
@@ -344,8 +348,9 @@ async fn what_a_pull_that_is_given_up_left_goes_with_a_prune() {
     // The pull's own threads may still be on their way out.
     common::eventually("the pull is over", || {
         let runtime = tokio::runtime::Handle::current();
-        let pruned =
-            tokio::task::block_in_place(|| runtime.block_on(store.images.prune(false, None, &|_| None)));
+        let pruned = tokio::task::block_in_place(|| {
+            runtime.block_on(store.images.prune(false, None, &|_| true, &|_| None))
+        });
         pruned.unwrap();
         store.files().is_empty().then_some(())
     });
@@ -586,7 +591,7 @@ async fn an_index_gives_the_platform_asked_for() {
     );
     let removed = store
         .images
-        .remove(&reference.to_string(), false, &|_| None)
+        .remove(&reference.to_string(), false, true, &|_| None)
         .await
         .unwrap();
     assert_eq!(removed.len(), 2 + 1 + 2, "{removed:?}");

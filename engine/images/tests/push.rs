@@ -170,7 +170,7 @@ async fn names_that_are_not_there() {
     assert_eq!(error.unwrap_err().kind(), Kind::Unavailable);
     store
         .images
-        .remove("127.0.0.1:1/app:v1", false, &|_| None)
+        .remove("127.0.0.1:1/app:v1", false, true, &|_| None)
         .await
         .unwrap();
     assert_eq!(store.files(), before);

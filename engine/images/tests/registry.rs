@@ -162,7 +162,7 @@ async fn families_and_packings() {
     // The last one was never fetched in its own packing: it keeps the blobs of the first when that goes.
     for tag in ["docker", "oci"] {
         let name = format!("{}/families:{tag}", registry.address);
-        store.images.remove(&name, false, &|_| None).await.unwrap();
+        store.images.remove(&name, false, true, &|_| None).await.unwrap();
     }
     let file = tempfile::NamedTempFile::new().unwrap();
     let out = tokio::fs::File::from_std(file.reopen().unwrap());

@@ -289,14 +289,18 @@ async fn tag_and_remove() {
         .await
         .unwrap();
     assert_eq!(names(&store, "copy"), ["copy:latest", "demo:1"]);
-    let conflict = store.images.remove(&id.short(), false, NOBODY).await.unwrap_err();
+    let conflict = store
+        .images
+        .remove(&id.short(), false, true, NOBODY)
+        .await
+        .unwrap_err();
     assert!(
         conflict
             .to_string()
             .contains("(must be forced) - image is referenced in multiple repositories"),
         "{conflict}"
     );
-    let removed = store.images.remove("demo:1", false, NOBODY).await.unwrap();
+    let removed = store.images.remove("demo:1", false, true, NOBODY).await.unwrap();
     assert_eq!(removed, [Removed::Untagged("demo:1".into())]);
     let chains: Vec<Digest> = store
         .images
@@ -307,16 +311,16 @@ async fn tag_and_remove() {
         .rev()
         .map(|l| l.chain_id)
         .collect();
-    let removed = store.images.remove("copy", false, NOBODY).await.unwrap();
+    let removed = store.images.remove("copy", false, true, NOBODY).await.unwrap();
     let mut want = vec![Removed::Untagged("copy:latest".into()), Removed::Deleted(id)];
-    want.extend(chains.into_iter().map(Removed::Deleted));
+    want.extend(chains.into_iter().map(Removed::DeletedLayer));
     assert_eq!(removed, want);
     assert_eq!(store.files(), nothing);
     assert_eq!(store.images.usage(), Default::default());
     assert_eq!(
         store
             .images
-            .remove("copy", false, NOBODY)
+            .remove("copy", false, true, NOBODY)
             .await
             .unwrap_err()
             .kind(),
@@ -330,8 +334,8 @@ async fn of_two_removals_one_finds_nothing() {
     load(&store, &["a:1"], &two_layers(), "").await;
     let free = |_: &Digest| None;
     let (one, two) = tokio::join!(
-        store.images.remove("a:1", false, &free),
-        store.images.remove("a:1", false, &free)
+        store.images.remove("a:1", false, true, &free),
+        store.images.remove("a:1", false, true, &free)
     );
     let (done, refused) = if one.is_ok() { (one, two) } else { (two, one) };
     assert_eq!(done.unwrap().len(), 4);
@@ -350,7 +354,7 @@ async fn layers_are_shared_and_stay_while_needed() {
     load(&store, &["base:1"], &layers[..1], "").await;
     assert_eq!(store.images.usage().layers, 32, "the base is on the disk once");
     let base = store.images.resolve("base:1").unwrap();
-    let removed = store.images.remove("one:1", false, NOBODY).await.unwrap();
+    let removed = store.images.remove("one:1", false, true, NOBODY).await.unwrap();
     assert_eq!(
         removed.len(),
         3,
@@ -367,10 +371,14 @@ async fn layers_are_shared_and_stay_while_needed() {
             running: false,
         })
     };
-    let conflict = store.images.remove("base:1", false, &in_use).await.unwrap_err();
+    let conflict = store
+        .images
+        .remove("base:1", false, true, &in_use)
+        .await
+        .unwrap_err();
     assert_eq!(conflict.kind(), Kind::Conflict);
     // By force the image goes, and the container keeps its root.
-    store.images.remove("base:1", true, &in_use).await.unwrap();
+    store.images.remove("base:1", true, true, &in_use).await.unwrap();
     assert!(store.images.list().is_empty());
     let store = store.reopen();
     let view = store.images.view_container("c1", Access::ReadOnly).unwrap();
@@ -551,7 +559,7 @@ async fn prune() {
     let second = load(&store, &["moved:1"], &layers, "second").await;
     load(&store, &["kept:1"], &layers[..1], "kept").await;
     assert_eq!(store.images.list().len(), 3);
-    let pruned = store.images.prune(false, None, NOBODY).await.unwrap();
+    let pruned = store.images.prune(false, None, &|_| true, NOBODY).await.unwrap();
     assert_eq!(
         pruned.removed.len(),
         1,
@@ -568,13 +576,13 @@ async fn prune() {
     assert!(
         store
             .images
-            .prune(true, Some(hour), &used)
+            .prune(true, Some(hour), &|_| true, &used)
             .await
             .unwrap()
             .removed
             .is_empty()
     );
-    let pruned = store.images.prune(true, None, &used).await.unwrap();
+    let pruned = store.images.prune(true, None, &|_| true, &used).await.unwrap();
     assert_eq!(pruned.removed[0], Removed::Untagged("kept:1".into()));
     assert_eq!(names(&store, "moved:1"), ["moved:1"]);
 }

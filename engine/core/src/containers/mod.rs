@@ -2,6 +2,7 @@
 
 pub(crate) mod adopt;
 pub(crate) mod attach;
+pub(crate) mod commit;
 pub(crate) mod connect;
 pub(crate) mod container;
 pub(crate) mod create;

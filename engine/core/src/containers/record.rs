@@ -142,6 +142,9 @@ pub(crate) struct State {
     /// The user stopped it: `unless-stopped` leaves it alone, also after a restart of the daemon.
     #[serde(default)]
     pub manually_stopped: bool,
+    /// Frozen by a commit that has not ended: a daemon that is started again thaws it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub still_for_commit: bool,
     /// Its places on networks while it runs, the network of its mode first.
     #[serde(default)]
     pub places: Vec<Place>,
@@ -179,6 +182,7 @@ impl Default for State {
             finished_at: ZERO_TIME.into(),
             restart_count: 0,
             manually_stopped: false,
+            still_for_commit: false,
             places: Vec::new(),
             ports: Vec::new(),
             old_endpoint: None,

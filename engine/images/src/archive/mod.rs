@@ -7,3 +7,4 @@ pub(crate) mod save;
 pub(crate) mod spool;
 pub(crate) mod tar;
 pub(crate) mod tree;
+mod words;

@@ -1,4 +1,4 @@
-//! A tar of what lies at one place of a root file system: `docker cp` and `docker export` read it.
+//! A tar of what lies at one place of a root file system: `docker cp` and `docker export` read it, and `commit` makes a layer of it.
 //!
 //! Everything is opened below descriptors and no link is followed. The tree may change meanwhile, as it belongs to a running
 //! container: what vanishes is left out, what shrinks is filled up with zeros, as every tar does.
@@ -61,7 +61,7 @@ impl<W: Write> TreeWriter<W> {
     /// # Errors
     /// `NotFound` when it is not there; `Internal` when it cannot be read, or the receiver refuses.
     pub fn add(&mut self, parent: BorrowedFd<'_>, base: &CStr, name: &[u8]) -> Result<()> {
-        match self.entry(parent, base, name, 0)? {
+        match self.entry(parent, base, name, Some(0))? {
             true => Ok(()),
             false => Err(Error::not_found(format!(
                 "{} is not there any more",
@@ -75,13 +75,40 @@ impl<W: Write> TreeWriter<W> {
         self.children(dir, name, 0)
     }
 
+    /// Adds the entry `base` of `parent`, of a directory nothing that is in it. Whether it was there.
+    pub fn add_one(&mut self, parent: BorrowedFd<'_>, base: &CStr, name: &[u8]) -> Result<bool> {
+        self.entry(parent, base, name, None)
+    }
+
+    /// Adds an empty file that says something by its name: a whiteout. Nothing in it depends on when it was made.
+    pub fn add_mark(&mut self, name: &[u8]) -> Result<()> {
+        let mut header = Header::new_ustar();
+        header.set_entry_type(EntryType::Regular);
+        for set in [
+            Header::set_size,
+            Header::set_mtime,
+            Header::set_uid,
+            Header::set_gid,
+        ] {
+            set(&mut header, 0);
+        }
+        header.set_mode(0);
+        self.put(header, name, None, Vec::new())
+    }
+
     /// Writes the end of the archive.
     pub fn finish(mut self) -> Result<()> {
         self.tar.finish().map_err(failed)
     }
 
-    /// Whether the entry was there.
-    fn entry(&mut self, parent: BorrowedFd<'_>, base: &CStr, name: &[u8], depth: usize) -> Result<bool> {
+    /// Whether the entry was there. Without a depth what is in a directory is left out.
+    fn entry(
+        &mut self,
+        parent: BorrowedFd<'_>,
+        base: &CStr,
+        name: &[u8],
+        depth: Option<usize>,
+    ) -> Result<bool> {
         let doing = || format!("read {}", String::from_utf8_lossy(name));
         let stat = match rustix::fs::statat(parent, base, AtFlags::SYMLINK_NOFOLLOW) {
             Err(Errno::NOENT) => return Ok(false),
@@ -110,9 +137,15 @@ impl<W: Write> TreeWriter<W> {
         self.header(name, kind, stat, 0, None, &[]).map(|()| true)
     }
 
-    fn directory(&mut self, parent: BorrowedFd<'_>, base: &CStr, name: &[u8], depth: usize) -> Result<bool> {
+    fn directory(
+        &mut self,
+        parent: BorrowedFd<'_>,
+        base: &CStr,
+        name: &[u8],
+        depth: Option<usize>,
+    ) -> Result<bool> {
         let doing = || format!("read {}", String::from_utf8_lossy(name));
-        if depth > DEPTH_MAX {
+        if depth.is_some_and(|depth| depth > DEPTH_MAX) {
             return Err(Error::invalid(format!(
                 "{}: more than {DEPTH_MAX} directories deep",
                 String::from_utf8_lossy(name)
@@ -133,8 +166,10 @@ impl<W: Write> TreeWriter<W> {
             None,
             &xattrs(dir.as_fd()),
         )?;
-        self.children(dir.as_fd(), name, depth + 1)?;
-        Ok(true)
+        match depth {
+            Some(depth) => self.children(dir.as_fd(), name, depth + 1).map(|()| true),
+            None => Ok(true),
+        }
     }
 
     fn children(&mut self, dir: BorrowedFd<'_>, name: &[u8], depth: usize) -> Result<()> {
@@ -154,7 +189,7 @@ impl<W: Write> TreeWriter<W> {
         names.sort_unstable();
         for base in names {
             let path = below(name, base.to_bytes());
-            self.entry(dir, &base, &path, depth)?;
+            self.entry(dir, &base, &path, Some(depth))?;
         }
         Ok(())
     }
@@ -218,6 +253,25 @@ impl<W: Write> TreeWriter<W> {
                 .and_then(|()| header.set_device_minor(minor))
                 .map_err(failed)?;
         }
+        let numbers = [
+            ("size", size > LARGEST_OCTAL, size.to_string()),
+            ("uid", uid > LARGEST_ID, uid.to_string()),
+            ("gid", gid > LARGEST_ID, gid.to_string()),
+            ("mtime", stat.st_mtime < 0 || stat.st_mtime_nsec != 0, time(stat)),
+        ];
+        let large = numbers.into_iter().filter(|(_, large, _)| *large);
+        let large = large.map(|(key, _, value)| (key, value.into_bytes()));
+        let xattrs = xattrs.iter().map(|(key, value)| (key.as_str(), value.clone()));
+        self.put(header, name, link, large.chain(xattrs).collect())
+    }
+
+    fn put(
+        &mut self,
+        mut header: Header,
+        name: &[u8],
+        link: Option<&[u8]>,
+        rest: Vec<(&str, Vec<u8>)>,
+    ) -> Result<()> {
         let mut more: Vec<(&str, Vec<u8>)> = Vec::new();
         if field(&mut header.as_old_mut().name, name) {
             more.push(("path", name.to_vec()));
@@ -227,15 +281,7 @@ impl<W: Write> TreeWriter<W> {
         {
             more.push(("linkpath", link.to_vec()));
         }
-        let numbers = [
-            ("size", size > LARGEST_OCTAL, size.to_string()),
-            ("uid", uid > LARGEST_ID, uid.to_string()),
-            ("gid", gid > LARGEST_ID, gid.to_string()),
-            ("mtime", stat.st_mtime < 0 || stat.st_mtime_nsec != 0, time(stat)),
-        ];
-        let large = numbers.into_iter().filter(|(_, large, _)| *large);
-        more.extend(large.map(|(key, _, value)| (key, value.into_bytes())));
-        more.extend(xattrs.iter().map(|(key, value)| (key.as_str(), value.clone())));
+        more.extend(rest);
         if !more.is_empty() {
             let records = more.iter().map(|(key, value)| (*key, value.as_slice()));
             self.tar.append_pax_extensions(records).map_err(failed)?;
@@ -287,7 +333,10 @@ fn xattrs(file: BorrowedFd<'_>) -> Vec<(String, Vec<u8>)> {
         value.truncate(n);
         Some((format!("SCHILY.xattr.{name}"), value))
     });
-    read.collect()
+    let mut found: Vec<_> = read.collect();
+    // The file system's order is its own.
+    found.sort();
+    found
 }
 
 /// A name for the calls that want one ended by a zero byte.

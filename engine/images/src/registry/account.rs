@@ -28,6 +28,9 @@ pub(crate) struct Account {
     insecure: bool,
     /// What we want to do, where the registry does not say it itself.
     scopes: Vec<String>,
+    /// Whether we want something to keep instead of the password.
+    offline: bool,
+    identity: Mutex<Option<String>>,
     token: Mutex<Option<(String, Instant)>>,
 }
 
@@ -45,8 +48,28 @@ impl Account {
             credential,
             insecure,
             scopes,
+            offline: false,
+            identity: Mutex::default(),
             token: Mutex::new(None),
         }
+    }
+
+    /// Somebody who logs in: not for a repository, and to stay.
+    pub fn for_login(
+        transport: Arc<Transport>,
+        config: Arc<ImagesConfig>,
+        credential: Credential,
+        insecure: bool,
+    ) -> Self {
+        Self {
+            offline: true,
+            ..Self::new(transport, config, Some(credential), insecure, Vec::new())
+        }
+    }
+
+    /// What the token server gave to be kept instead of the password.
+    pub fn identity_token(&self) -> Option<String> {
+        self.identity.lock().unwrap_or_else(|e| e.into_inner()).clone()
     }
 
     pub fn is_anonymous(&self) -> bool {
@@ -109,6 +132,7 @@ impl Account {
             token: Option<String>,
             access_token: Option<String>,
             expires_in: Option<u64>,
+            refresh_token: Option<String>,
         }
         let credential = self
             .credential
@@ -141,6 +165,9 @@ impl Account {
             }
             other => {
                 form.extend(scopes.iter().map(|scope| ("scope", *scope)));
+                if self.offline {
+                    form.extend([("offline_token", "true"), ("client_id", "docker")]);
+                }
                 if let Some(c) = other {
                     form.push(("account", &c.username));
                     ask.headers
@@ -160,12 +187,18 @@ impl Account {
             };
             return Err(Error::new(
                 kind,
-                format!("unauthorized: the token server {realm} says {status}"),
+                match (self.offline, kind) {
+                    (true, Kind::Denied) => "unauthorized: incorrect username or password".to_owned(),
+                    _ => format!("unauthorized: the token server {realm} says {status}"),
+                },
             ));
         }
         let bytes = read_body(answer.into_body(), ANSWER_MAX, "a token").await?;
         let bad = || Error::invalid(format!("the token server {realm} sent no token"));
         let parsed: Answer = serde_json::from_slice(&bytes).map_err(|e| bad().caused_by(e))?;
+        if let Some(kept) = parsed.refresh_token.filter(|t| !t.is_empty() && self.offline) {
+            *self.identity.lock().unwrap_or_else(|e| e.into_inner()) = Some(kept);
+        }
         let token = parsed
             .token
             .or(parsed.access_token)

@@ -31,12 +31,22 @@ pub struct Change {
     pub kind: ChangeKind,
 }
 
+/// What a container's root has that its layers have not.
+#[derive(Debug, Default)]
+pub(crate) struct Difference {
+    /// Sorted by path.
+    pub changes: Vec<Change>,
+    /// Directories that the layers have too, and of whose content nothing shows: sorted.
+    pub opaque: Vec<PathBuf>,
+}
+
 /// Where runtimes and engines put mounts: empty ones are theirs, not the container's doing.
-const MOUNT_POINTS: [&str; 9] = [
+const MOUNT_POINTS: [&str; 10] = [
     "/dev",
     "/dev/console",
     "/dev/pts",
     "/dev/shm",
+    "/etc",
     "/etc/hostname",
     "/etc/hosts",
     "/etc/resolv.conf",
@@ -49,16 +59,28 @@ const DIR: OFlags = OFlags::RDONLY
     .union(OFlags::NOFOLLOW)
     .union(OFlags::CLOEXEC);
 
-/// Compares an upper directory with a view of the layers below it. Sorted by path.
+/// Compares an upper directory with a view of the layers below it. `None` when it tells of renamed directories by links to the
+/// layers (a kernel with `redirect_dir=on`): only the whole tree tells the difference then.
 ///
 /// # Errors
 /// `Internal` when a directory cannot be read.
-pub(crate) fn changes(upper: &Path, below: BorrowedFd<'_>) -> Result<Vec<Change>> {
+pub(crate) fn changes(upper: &Path, below: BorrowedFd<'_>) -> Result<Option<Difference>> {
     let root = rustix::fs::open(upper, DIR, Mode::empty()).doing(|| format!("open {}", upper.display()))?;
-    let mut found = Vec::new();
-    walk(&root, below, Path::new("/"), &mut found)?;
-    found.sort();
-    Ok(found)
+    let mut walk = Walk::default();
+    walk.directory(&root, Some(below), Path::new("/"))?;
+    if walk.redirected {
+        return Ok(None);
+    }
+    walk.found.changes.sort();
+    walk.found.opaque.sort();
+    Ok(Some(walk.found))
+}
+
+/// One walk through an upper directory.
+#[derive(Default)]
+struct Walk {
+    found: Difference,
+    redirected: bool,
 }
 
 /// The entry of the layers below, reached by directories only: through a link it would be another path.
@@ -69,60 +91,91 @@ fn old(below: BorrowedFd<'_>, path: &Path) -> Option<Stat> {
     rustix::fs::fstat(fd).ok()
 }
 
-fn walk(dir: &OwnedFd, below: BorrowedFd<'_>, at: &Path, found: &mut Vec<Change>) -> Result<()> {
-    let doing = || format!("list {} of the container", at.display());
-    for entry in Dir::read_from(dir).doing(doing)? {
-        let entry = entry.doing(doing)?;
-        let name = entry.file_name();
-        if matches!(name.to_bytes(), b"." | b"..") {
-            continue;
+impl Walk {
+    /// `below` is none where nothing of the layers shows.
+    fn directory(&mut self, dir: &OwnedFd, below: Option<BorrowedFd<'_>>, at: &Path) -> Result<()> {
+        let doing = || format!("list {} of the container", at.display());
+        for entry in Dir::read_from(dir).doing(doing)? {
+            let entry = entry.doing(doing)?;
+            let name = entry.file_name();
+            if matches!(name.to_bytes(), b"." | b"..") {
+                continue;
+            }
+            let path = at.join(std::ffi::OsStr::from_bytes(name.to_bytes()));
+            let stat = match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+                Err(Errno::NOENT) => continue,
+                other => other.doing(doing)?,
+            };
+            let kind = FileType::from_raw_mode(stat.st_mode);
+            if kind == FileType::CharacterDevice && stat.st_rdev == 0 {
+                self.push(path, ChangeKind::Deleted);
+                continue;
+            }
+            let old = below.and_then(|below| old(below, &path));
+            let before = self.found.changes.len();
+            let mut hides = false;
+            if kind == FileType::Directory {
+                let inner = match rustix::fs::openat(dir, name, DIR, Mode::empty()) {
+                    Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => continue,
+                    inner => inner.doing(doing)?,
+                };
+                self.redirected |= merge::is_redirected(inner.as_fd());
+                let was_dir = old.is_some_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::Directory);
+                hides = was_dir && merge::is_opaque(inner.as_fd());
+                if hides && let Some(below) = below {
+                    self.hidden(inner.as_fd(), below, &path)?;
+                }
+                self.directory(&inner, below.filter(|_| !hides), &path)?;
+            }
+            let inside = hides || self.found.changes.len() > before;
+            let is_empty = kind == FileType::Directory || stat.st_size == 0;
+            if old.is_none() && !inside && is_empty && MOUNT_POINTS.iter().any(|p| path == Path::new(p)) {
+                continue;
+            }
+            let kind = match old {
+                None => ChangeKind::Added,
+                // Copied up on the way to something below it, and else as it was.
+                Some(old) if !inside && kind == FileType::Directory && same_dir(&old, &stat) => continue,
+                Some(_) => ChangeKind::Modified,
+            };
+            self.push(path, kind);
         }
-        let path = at.join(std::ffi::OsStr::from_bytes(name.to_bytes()));
-        let stat = match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Err(Errno::NOENT) => continue,
-            other => other.doing(doing)?,
-        };
-        let kind = FileType::from_raw_mode(stat.st_mode);
-        if kind == FileType::CharacterDevice && stat.st_rdev == 0 {
-            found.push(Change {
-                path,
-                kind: ChangeKind::Deleted,
-            });
-            continue;
-        }
-        let before = found.len();
-        if kind == FileType::Directory {
-            match rustix::fs::openat(dir, name, DIR, Mode::empty()) {
-                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => continue,
-                inner => walk(&inner.doing(doing)?, below, &path, found)?,
+        Ok(())
+    }
+
+    fn push(&mut self, path: PathBuf, kind: ChangeKind) {
+        self.found.changes.push(Change { path, kind });
+    }
+
+    /// A directory was removed and made anew: what the old one had and the new one has not, is gone.
+    fn hidden(&mut self, dir: BorrowedFd<'_>, below: BorrowedFd<'_>, at: &Path) -> Result<()> {
+        let doing = || format!("list {} of the image", at.display());
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
+        let old = rustix::fs::openat2(below, at, DIR, Mode::empty(), resolve).doing(doing)?;
+        let new = merge::names(dir).doing(doing)?;
+        for name in merge::names(old.as_fd()).doing(doing)? {
+            if !new.contains(&name) {
+                let path = at.join(std::ffi::OsStr::from_bytes(name.to_bytes()));
+                self.push(path, ChangeKind::Deleted);
             }
         }
-        let inside = found.len() > before;
-        let old = old(below, &path);
-        let is_empty = kind == FileType::Directory || stat.st_size == 0;
-        if old.is_none() && !inside && is_empty && MOUNT_POINTS.iter().any(|p| path == Path::new(p)) {
-            continue;
-        }
-        let kind = match old {
-            None => ChangeKind::Added,
-            // Copied up on the way to something below it, and else as it was.
-            Some(old) if !inside && kind == FileType::Directory && same_dir(&old, &stat) => continue,
-            Some(_) => ChangeKind::Modified,
-        };
-        found.push(Change { path, kind });
+        self.found.opaque.push(at.to_owned());
+        Ok(())
     }
-    Ok(())
 }
 
-/// Compares a whole tree with the layers it was made of. Sorted by path.
+/// Compares a whole tree with the layers it was made of.
 ///
 /// # Errors
 /// `Internal` when a directory cannot be read.
-pub(super) fn whole(below: &Merged, tree: BorrowedFd<'_>) -> Result<Vec<Change>> {
-    let mut found = Vec::new();
-    compare(below, tree, Path::new("/"), &mut found)?;
-    found.sort();
-    Ok(found)
+pub(super) fn whole(below: &Merged, tree: BorrowedFd<'_>) -> Result<Difference> {
+    let mut changes = Vec::new();
+    compare(below, tree, Path::new("/"), &mut changes)?;
+    changes.sort();
+    Ok(Difference {
+        changes,
+        opaque: Vec::new(),
+    })
 }
 
 fn compare(below: &Merged, tree: BorrowedFd<'_>, at: &Path, found: &mut Vec<Change>) -> Result<()> {
@@ -210,15 +263,30 @@ mod tests {
         fs::write(upper.join("etc/hosts"), "").unwrap();
         fs::write(upper.join("new/file"), "x").unwrap();
         fs::write(upper.join("link/old"), "x").unwrap();
+        for file in ["anew/sub/deep", "anew/both", "anew/old"] {
+            fs::create_dir_all(lower.join(file).parent().unwrap()).unwrap();
+            fs::write(lower.join(file), "x").unwrap();
+        }
+        fs::create_dir_all(upper.join("anew/sub")).unwrap();
+        fs::write(upper.join("anew/both"), "y").unwrap();
+        let opaque = rustix::fs::open(upper.join("anew"), DIR, Mode::empty()).unwrap();
+        let flags = rustix::fs::XattrFlags::empty();
+        rustix::fs::fsetxattr(&opaque, "trusted.overlay.opaque", b"y", flags).unwrap();
         let gone = upper.join("var/old");
         rustix::fs::mknodat(CWD, &gone, FileType::CharacterDevice, Mode::empty(), 0).unwrap();
         let below = rustix::fs::open(&lower, DIR, Mode::empty()).unwrap();
-        let lines: Vec<String> = changes(&upper, below.as_fd())
-            .unwrap()
+        let found = changes(&upper, below.as_fd()).unwrap().unwrap();
+        assert_eq!(found.opaque, [Path::new("/anew")]);
+        let lines: Vec<String> = found
+            .changes
             .iter()
             .map(|c| format!("{:?} {}", c.kind, c.path.display()))
             .collect();
         let want = [
+            "Modified /anew",
+            "Added /anew/both",
+            "Deleted /anew/old",
+            "Added /anew/sub",
             "Modified /etc",
             "Modified /etc/passwd",
             "Modified /link",
@@ -229,5 +297,8 @@ mod tests {
             "Deleted /var/old",
         ];
         assert_eq!(lines, want);
+        let flags = rustix::fs::XattrFlags::empty();
+        rustix::fs::fsetxattr(&opaque, "trusted.overlay.redirect", b"elsewhere", flags).unwrap();
+        assert!(changes(&upper, below.as_fd()).unwrap().is_none());
     }
 }

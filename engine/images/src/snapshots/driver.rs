@@ -15,9 +15,10 @@ use std::str::FromStr;
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
-use super::changes::{self, Change};
+use super::changes::{self, Difference};
 use super::flat::{Btrfs, Vfs};
 use super::fuse::Fuse;
+use super::merge::Merged;
 use super::overlay::{mount_detached, root_mount};
 use super::{Access, RootMount, TREE, WORK, files};
 use crate::error::Doing;
@@ -105,8 +106,8 @@ pub(crate) trait Driver: fmt::Debug + Send + Sync {
     /// Opens a root where nobody else sees it.
     fn view(&self, dir: &Path, layers: &[PathBuf], access: Access) -> Result<OwnedFd>;
 
-    /// What a root has that its layers have not, sorted by path.
-    fn changes(&self, dir: &Path, layers: &[PathBuf]) -> Result<Vec<Change>>;
+    /// What a root has that its layers have not.
+    fn changes(&self, dir: &Path, layers: &[PathBuf]) -> Result<Difference>;
 
     /// Where the bytes lie that only this root takes.
     fn own(&self, dir: &Path) -> PathBuf {
@@ -197,8 +198,14 @@ impl Driver for Overlay {
         }
     }
 
-    fn changes(&self, dir: &Path, layers: &[PathBuf]) -> Result<Vec<Change>> {
+    fn changes(&self, dir: &Path, layers: &[PathBuf]) -> Result<Difference> {
         let below = mount_detached(&top_first(layers), None)?;
-        changes::changes(&dir.join(TREE), below.as_fd())
+        match changes::changes(&dir.join(TREE), below.as_fd())? {
+            Some(found) => Ok(found),
+            None => {
+                let shown = self.view(dir, layers, Access::ReadOnly)?;
+                changes::whole(&Merged::root(layers)?, shown.as_fd())
+            }
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use super::changes::{self, Change};
+use super::changes::{self, Difference};
 use super::driver::{Driver, Limit, open_dir};
 use super::merge::Merged;
 use super::{Access, RootMount, TREE, files};
@@ -46,7 +46,7 @@ impl Driver for Vfs {
         view(dir, access)
     }
 
-    fn changes(&self, dir: &Path, layers: &[PathBuf]) -> Result<Vec<Change>> {
+    fn changes(&self, dir: &Path, layers: &[PathBuf]) -> Result<Difference> {
         changes::whole(&Merged::root(layers)?, open_dir(&dir.join(TREE))?.as_fd())
     }
 }
@@ -89,7 +89,7 @@ impl Driver for Btrfs {
         view(dir, access)
     }
 
-    fn changes(&self, dir: &Path, layers: &[PathBuf]) -> Result<Vec<Change>> {
+    fn changes(&self, dir: &Path, layers: &[PathBuf]) -> Result<Difference> {
         Vfs.changes(dir, layers)
     }
 

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::mount::{UnmountFlags, unmount};
 
-use super::changes::{self, Change};
+use super::changes::{self, Difference};
 use super::driver::{Driver, Limit, open_dir, overlay_dirs, top_first};
 use super::merge::Merged;
 use super::overlay::root_mount;
@@ -82,7 +82,7 @@ impl Driver for Fuse {
     }
 
     /// The program has files of its own in the directory (`.wh.NAME` where it may not make devices), so what it shows is compared.
-    fn changes(&self, dir: &Path, layers: &[PathBuf]) -> Result<Vec<Change>> {
+    fn changes(&self, dir: &Path, layers: &[PathBuf]) -> Result<Difference> {
         let shown = self.view(dir, layers, Access::ReadOnly)?;
         changes::whole(&Merged::root(layers)?, shown.as_fd())
     }

@@ -61,9 +61,15 @@ fn is_whiteout(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0
 }
 
-fn is_opaque(dir: BorrowedFd<'_>) -> bool {
+/// Whether a directory hides what the layers below have of its name.
+pub(super) fn is_opaque(dir: BorrowedFd<'_>) -> bool {
     let mut value = [0; 1];
     matches!(rustix::fs::fgetxattr(dir, OPAQUE, &mut value), Ok(1) if value == *b"y")
+}
+
+/// Whether a directory is one of the layers below, by another name.
+pub(super) fn is_redirected(dir: BorrowedFd<'_>) -> bool {
+    rustix::fs::fgetxattr(dir, "trusted.overlay.redirect", &mut [0; 0]).is_ok()
 }
 
 impl Merged {

@@ -29,6 +29,7 @@ use crate::error::Doing;
 use crate::files::{self, Durable};
 use crate::{Error, Result};
 
+pub(crate) use changes::Difference;
 pub use changes::{Change, ChangeKind};
 pub use copy::{ExtractOptions, PathStat};
 use driver::Limit;
@@ -336,7 +337,7 @@ impl Snapshots {
     }
 
     /// What a container's root has that these layers have not.
-    pub fn changes(&self, container: &Container, layers: &[u64]) -> Result<Vec<Change>> {
+    pub fn changes(&self, container: &Container, layers: &[u64]) -> Result<Difference> {
         let driver = container.driver.driver();
         driver.changes(&self.dir(container.number), &self.trees(layers))
     }

@@ -158,7 +158,7 @@ fn behaves(driver: StorageDriver, root: &Path) {
         "{driver}"
     );
     assert_eq!(
-        driver_of.changes(&dir, &made).unwrap(),
+        driver_of.changes(&dir, &made).unwrap().changes,
         [],
         "{driver}: nothing was changed yet"
     );
@@ -181,6 +181,7 @@ fn behaves(driver: StorageDriver, root: &Path) {
     let mut shown: Vec<String> = driver_of
         .changes(&dir, &made)
         .unwrap()
+        .changes
         .iter()
         .map(|c| format!("{:?} {}", c.kind, c.path.display()))
         .collect();

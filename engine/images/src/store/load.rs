@@ -20,7 +20,7 @@ use crate::content::BlobDraft;
 use crate::digest::{Digest, ImageId};
 use crate::files;
 use crate::unpack::inflate::Packing;
-use crate::unpack::pipeline::{self, Expect, FileChunks, Trust};
+use crate::unpack::pipeline::{self, Chunks, Expect, FileChunks, Trust};
 use crate::{Error, Kind, Result};
 
 /// Says which build of the embedded program an image holds.
@@ -149,20 +149,21 @@ fn store_one(inner: &Arc<Inner>, found: Found, drafts: &mut HashMap<Digest, Blob
     })
 }
 
-fn new_record(id: ImageId, manifest: Option<Digest>, layers: Vec<BlobRef>) -> ImageRecord {
+pub(super) fn new_record(id: ImageId, manifest: Option<Digest>, layers: Vec<BlobRef>) -> ImageRecord {
     ImageRecord {
         format: files::FORMAT,
         id,
         manifest,
         layers,
         packed: Vec::new(),
+        parent: None,
         stored: files::now(),
         last_used: files::now(),
     }
 }
 
 /// One layer of unknown digest, unpacked and stored; leased until the caller has a record for it.
-fn take_layer(inner: &Arc<Inner>, input: impl Read + Send) -> Result<(BlobRef, Lease)> {
+pub(super) fn take_layer(inner: &Arc<Inner>, input: impl Chunks + Send) -> Result<(BlobRef, Lease)> {
     let mut blob = inner.content.draft()?;
     let draft = inner.snapshots.draft()?;
     let expect = Expect {
@@ -170,7 +171,7 @@ fn take_layer(inner: &Arc<Inner>, input: impl Read + Send) -> Result<(BlobRef, L
         diff_id: None,
         trust: Trust::Nothing,
     };
-    let unpacked = pipeline::run(FileChunks(input), Some(&mut blob), expect, draft.open_tree()?)?;
+    let unpacked = pipeline::run(input, Some(&mut blob), expect, draft.open_tree()?)?;
     // On a blocking thread: waiting here is allowed.
     let runtime = tokio::runtime::Handle::current();
     let lease = runtime.block_on(inner.lease(vec![unpacked.blob, unpacked.diff_id]));
@@ -197,14 +198,11 @@ pub(super) async fn import(
     }
     let mut run = serde_json::Map::new();
     // Before a byte is read: a bad change must cost nothing.
-    options
-        .changes
-        .iter()
-        .try_for_each(|change| changes::apply(&mut run, change))?;
+    changes::apply(&mut run, &options.changes)?;
     let rootfs = SyncIoBridge::new(rootfs);
     let work = Arc::clone(inner);
     blocking(move || {
-        let (layer, lease) = take_layer(&work, rootfs)?;
+        let (layer, lease) = take_layer(&work, FileChunks(rootfs))?;
         let created = jiff::Timestamp::now().to_string();
         let platform = options.platform.unwrap_or_else(Platform::host);
         let comment = if options.message.is_empty() {
@@ -291,7 +289,7 @@ pub(super) async fn ensure_embedded(inner: &Arc<Inner>, image: EmbeddedImage<'_>
     let work = Arc::clone(inner);
     let created = image.created.to_owned();
     blocking(move || {
-        let (layer, lease) = take_layer(&work, tar.as_slice())?;
+        let (layer, lease) = take_layer(&work, FileChunks(tar.as_slice()))?;
         let mut config = base_config(&Platform::host(), &layer, run);
         config["created"] = json!(created);
         config["history"] =

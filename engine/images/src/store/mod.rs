@@ -1,16 +1,18 @@
 //! The image store: its public face.
 
 mod check;
+mod commit;
 mod flight;
 mod inner;
 mod load;
 mod pull;
 mod push;
 mod rebuild;
+mod remote;
 mod save;
 mod state;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -29,8 +31,10 @@ use crate::remove::{InUse, Removed};
 use crate::snapshots::{Access, Change, Container, RootFs, RootMount, RootOptions};
 use crate::{Error, Result};
 pub use check::Finding;
+pub use commit::CommitOptions;
 use inner::Inner;
 pub(crate) use inner::blocking;
+pub use remote::RemoteManifest;
 pub(crate) use state::BlobRef;
 
 /// The image store. Cheap to clone; all clones are one store.
@@ -269,6 +273,21 @@ impl Images {
             .map(|entry| entry.record.last_used)
     }
 
+    /// Of each image the bytes of those layers that another image has, too. Reads memory only.
+    #[must_use]
+    pub fn shared_sizes(&self) -> HashMap<ImageId, u64> {
+        let state = self.inner.state();
+        let mut uses: HashMap<Digest, usize> = HashMap::new();
+        let layers = state.images.values().flat_map(|e| &e.data.layers);
+        layers.for_each(|l| *uses.entry(l.chain_id).or_default() += 1);
+        let size = |l: &crate::Layer| state.layers.get(&l.diff_id).map_or(0, |layer| layer.size);
+        let shared = |e: &state::Entry| {
+            let shared = e.data.layers.iter().filter(|l| uses[&l.chain_id] > 1);
+            shared.map(size).sum()
+        };
+        state.images.values().map(|e| (e.record.id, shared(e))).collect()
+    }
+
     /// Rows of `docker history`, newest first.
     ///
     /// # Errors
@@ -283,7 +302,17 @@ impl Images {
                 .map(|l| state.layers.get(&l.diff_id).map_or(0, |layer| layer.size))
                 .collect()
         };
-        Ok(image.history_rows(&sizes))
+        let mut rows = image.history_rows(&sizes);
+        let state = self.inner.state();
+        for (row, id) in rows.iter_mut().skip(1).zip(state.ancestors(image.id())) {
+            row.id = Some(id);
+            row.tags = state
+                .images
+                .get(&id)
+                .map(|e| state.view(e).repo_tags)
+                .unwrap_or_default();
+        }
+        Ok(rows)
     }
 
     /// Gives an image a further name; moves the name if it was taken.
@@ -307,7 +336,8 @@ impl Images {
         self.resolve(&id.to_string())
     }
 
-    /// Removes a name, and the image with its last name.
+    /// Removes a name, and the image with its last name; with `parents` also those that it was committed on, while they have no
+    /// name and no other use.
     ///
     /// # Errors
     /// `NotFound`, or `Conflict` with docker's sentences.
@@ -315,24 +345,30 @@ impl Images {
         &self,
         name: &str,
         force: bool,
+        parents: bool,
         in_use: &(dyn Fn(&ImageId) -> Option<InUse> + Send + Sync),
     ) -> Result<Vec<Removed>> {
-        let (id, by_name) = {
+        let (id, by_name, ancestors) = {
             let state = self.inner.state();
             let id = state.find(name)?.record.id;
             let by_name = Reference::parse(name).ok().map(|r| state::lookup_name(&r));
             (
                 id,
                 by_name.filter(|n| state.refs.get(n).is_some_and(|r| r.image == id)),
+                if parents { state.ancestors(&id) } else { Vec::new() },
             )
         };
         // Asked before the writer's turn: the answer comes from another part of the daemon.
+        let unused: Vec<ImageId> = ancestors
+            .into_iter()
+            .take_while(|parent| in_use(parent).is_none())
+            .collect();
         let in_use = in_use(&id);
         let inner = Arc::clone(&self.inner);
         let name = name.to_owned();
         blocking(move || {
             let writer = inner.writer();
-            let names = {
+            let (names, has_children) = {
                 let state = inner.state();
                 // Somebody was faster: the image has gone, or its name is another's now and not ours to take.
                 let gone = !state.images.contains_key(&id);
@@ -340,7 +376,7 @@ impl Images {
                 if gone || by_name.as_ref().is_some_and(|n| !names.contains(n)) {
                     return Err(state::no_such(&name));
                 }
-                names
+                (names, state.has_children(&id))
             };
             let request = Request {
                 name: &name,
@@ -349,9 +385,13 @@ impl Images {
                 names,
                 force,
                 in_use,
+                has_children,
             };
             let plan = remove::plan(&request)?;
-            let (removed, needed) = carry_out(&inner, &id, &plan)?;
+            let (mut removed, mut needed) = carry_out(&inner, &id, &plan)?;
+            if plan.delete {
+                remove_parents(&inner, &unused, &mut removed, &mut needed)?;
+            }
             drop(writer);
             inner.collect(&needed)?;
             Ok(removed)
@@ -359,7 +399,8 @@ impl Images {
         .await
     }
 
-    /// Removes images no container uses: those without a name, or `all`; only those not used for `unused_for` where given.
+    /// Removes images no container and no other image uses: those without a name, or `all`; only those that are `wanted`, and not
+    /// used for `unused_for` where given. What they were committed on goes too, when it has no name.
     ///
     /// # Errors
     /// `Internal` when the disk refuses.
@@ -367,21 +408,31 @@ impl Images {
         &self,
         all: bool,
         unused_for: Option<Duration>,
+        wanted: &(dyn Fn(&Image) -> bool + Send + Sync),
         in_use: &(dyn Fn(&ImageId) -> Option<InUse> + Send + Sync),
     ) -> Result<Pruned> {
         let oldest =
             unused_for.map(|d| files::now().saturating_sub(i64::try_from(d.as_secs()).unwrap_or(i64::MAX)));
-        let candidates: Vec<ImageId> = {
+        let candidates: Vec<Image> = {
             let state = self.inner.state();
             let old = |entry: &state::Entry| oldest.is_none_or(|oldest| entry.record.last_used <= oldest);
             state
                 .images
                 .values()
                 .filter(|e| old(e) && (all || !state.is_tagged(&e.record.id)))
-                .map(|e| e.record.id)
+                .map(|e| state.view(e))
                 .collect()
         };
-        let unused: Vec<ImageId> = candidates.into_iter().filter(|id| in_use(id).is_none()).collect();
+        let candidates = candidates
+            .iter()
+            .filter(|image| wanted(image))
+            .map(|image| *image.id());
+        let mut unused: Vec<ImageId> = candidates.filter(|id| in_use(id).is_none()).collect();
+        {
+            // Those that were committed last come first: what they were committed on is free then.
+            let state = self.inner.state();
+            unused.sort_by_cached_key(|id| std::cmp::Reverse(state.ancestors(id).len()));
+        }
         let inner = Arc::clone(&self.inner);
         blocking(move || {
             let mut pruned = Pruned::default();
@@ -390,7 +441,8 @@ impl Images {
                 let untag = {
                     let state = inner.state();
                     // Looked at again in our turn: it may have got a tag since, or gone.
-                    if !state.images.contains_key(&id) || (!all && state.is_tagged(&id)) {
+                    let tagged = !all && state.is_tagged(&id);
+                    if !state.images.contains_key(&id) || tagged || state.has_children(&id) {
                         continue;
                     }
                     state.names_of(&id)
@@ -536,7 +588,16 @@ impl Images {
     /// `NotFound` without a snapshot, `Internal` when a directory cannot be read.
     pub fn changes(&self, container: &str) -> Result<Vec<Change>> {
         let (container, layers) = self.container(container)?;
-        self.inner.snapshots.changes(&container, &layers)
+        Ok(self.inner.snapshots.changes(&container, &layers)?.changes)
+    }
+
+    /// Makes an image of what a container has that its image has not. The same difference gives the same layer. The container
+    /// is not looked at otherwise: whoever wants it still pauses it.
+    ///
+    /// # Errors
+    /// `NotFound` without a snapshot, or without the container's image; `Invalid` for what no layer can hold.
+    pub async fn commit(&self, container: &str, options: CommitOptions) -> Result<ImageId> {
+        commit::commit(&self.inner, container, options).await
     }
 
     /// The directory that holds what only this container takes of the disk. Reads memory only.
@@ -575,6 +636,33 @@ fn lost(diff_id: &Digest) -> Error {
     ))
 }
 
+/// Removes what a removed image was committed on, nearest first, up to one that has a name or another child. The caller has the
+/// writer's turn.
+fn remove_parents(
+    inner: &Arc<Inner>,
+    unused: &[ImageId],
+    removed: &mut Vec<Removed>,
+    needed: &mut Vec<Digest>,
+) -> Result<()> {
+    for id in unused {
+        let alone = {
+            let state = inner.state();
+            state.images.contains_key(id) && state.names_of(id).is_empty() && !state.has_children(id)
+        };
+        if !alone {
+            break;
+        }
+        let plan = remove::Plan {
+            untag: Vec::new(),
+            delete: true,
+        };
+        let (lines, more) = carry_out(inner, id, &plan)?;
+        removed.extend(lines);
+        needed.extend(more);
+    }
+    Ok(())
+}
+
 /// Does what a removal decided, in the records; the lines to show, and what was needed for it, to be collected when the turn to
 /// write records is another's again.
 fn carry_out(inner: &Arc<Inner>, id: &ImageId, plan: &remove::Plan) -> Result<(Vec<Removed>, Vec<Digest>)> {
@@ -605,7 +693,7 @@ fn carry_out(inner: &Arc<Inner>, id: &ImageId, plan: &remove::Plan) -> Result<(V
         };
         needed.extend(inner.drop_image(id)?);
         removed.push(Removed::Deleted(*id));
-        removed.extend(chains.into_iter().map(Removed::Deleted));
+        removed.extend(chains.into_iter().map(Removed::DeletedLayer));
     }
     Ok((removed, needed))
 }

@@ -158,6 +158,7 @@ impl Images {
             manifest: Some(resolved.own.digest),
             layers: resolved.layers.clone(),
             packed: Vec::new(),
+            parent: None,
             stored: files::now(),
             last_used: files::now(),
         };

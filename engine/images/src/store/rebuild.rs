@@ -96,6 +96,7 @@ fn record(
         manifest: manifest.map(|(digest, _)| *digest),
         layers: layers.collect::<Result<_>>()?,
         packed: Vec::new(),
+        parent: None,
         stored: files::now(),
         last_used: files::now(),
     })

@@ -33,6 +33,9 @@ pub(crate) struct ImageRecord {
     /// The image's own manifest, where it came with one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub manifest: Option<Digest>,
+    /// The image it was committed on. Lost with the record, and nothing depends on it: the layers are its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<ImageId>,
     /// Bottom first.
     pub layers: Vec<BlobRef>,
     /// What layers that lie here unpacked become when they are pushed: packing gives the same bytes each time, so it need
@@ -101,6 +104,8 @@ pub(crate) struct State {
     names: HashMap<ImageId, BTreeMap<String, String>>,
     /// How many images, names and containers need a blob or layer.
     uses: HashMap<Digest, usize>,
+    /// How many images were committed on an image.
+    children: HashMap<ImageId, usize>,
     /// How many pulls and loads under way need it.
     leases: HashMap<Digest, usize>,
     /// Being removed from the disk right now: whoever wants to lease it waits.
@@ -127,14 +132,24 @@ fn sub(counts: &mut HashMap<Digest, usize>, digest: Digest) {
 impl State {
     pub fn put_image(&mut self, entry: Entry) {
         entry.holds().for_each(|d| add(&mut self.uses, d));
+        entry
+            .record
+            .parent
+            .iter()
+            .for_each(|p| add(&mut self.children, *p));
         if let Some(old) = self.images.insert(entry.record.id, entry) {
-            old.holds().for_each(|d| sub(&mut self.uses, d));
+            self.forget(&old);
         }
+    }
+
+    fn forget(&mut self, old: &Entry) {
+        old.holds().for_each(|d| sub(&mut self.uses, d));
+        old.record.parent.iter().for_each(|p| sub(&mut self.children, *p));
     }
 
     pub fn take_image(&mut self, id: &ImageId) -> Option<Entry> {
         let entry = self.images.remove(id)?;
-        entry.holds().for_each(|d| sub(&mut self.uses, d));
+        self.forget(&entry);
         Some(entry)
     }
 
@@ -217,6 +232,25 @@ impl State {
             .unwrap_or_default()
     }
 
+    /// Whether other images were committed on this one.
+    pub fn has_children(&self, id: &ImageId) -> bool {
+        self.children.contains_key(id)
+    }
+
+    /// The images this one was committed on, nearest first, as far as they are there.
+    pub fn ancestors(&self, id: &ImageId) -> Vec<ImageId> {
+        let parent = |id: &ImageId| {
+            self.images
+                .get(id)?
+                .record
+                .parent
+                .filter(|p| self.images.contains_key(p))
+        };
+        std::iter::successors(parent(id), parent)
+            .take(self.images.len())
+            .collect()
+    }
+
     /// Whether an image has a name other than by digest.
     pub fn is_tagged(&self, id: &ImageId) -> bool {
         self.names
@@ -239,6 +273,7 @@ impl State {
         repo_digests.sort();
         Image {
             data: Arc::clone(&entry.data),
+            parent: entry.record.parent.filter(|p| self.images.contains_key(p)),
             repo_tags,
             repo_digests,
         }

@@ -12,8 +12,10 @@ use kelson_api::{
 };
 use kelson_core::Engine;
 use kelson_formats::Reference;
-use kelson_images::{Image, Removed};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use kelson_formats::duration::go_duration;
+use kelson_images::{Image, ImageId, Removed};
+use std::collections::{HashMap, HashSet};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// What `info` and `inspect` call the storage driver. Clients know this name.
 pub const STORAGE_DRIVER: &str = "overlay2";
@@ -31,7 +33,7 @@ pub fn summary(image: &Image, version: ApiVersion) -> ImageSummary {
     }
     ImageSummary {
         id: image.id().to_string(),
-        parent_id: String::new(),
+        parent_id: image.parent().map(ToString::to_string).unwrap_or_default(),
         repo_tags,
         repo_digests,
         created: image.created_unix(),
@@ -63,10 +65,27 @@ pub async fn list(call: Call) -> Result<Reply, ApiError> {
     let engine = call.app.engine().await?;
     let wanted = Wanted::read(&engine, &filters)?;
     let images = engine.images().list();
+    let shared = match call.query.flag("shared-size") {
+        true => engine.images().shared_sizes(),
+        false => HashMap::new(),
+    };
+    // What others were committed on, and nobody has named, is shown to those only who want all.
+    let parents: HashSet<&ImageId> = match call.query.flag("all") {
+        true => HashSet::new(),
+        false => images.iter().filter_map(Image::parent).collect(),
+    };
+    let is_named = |image: &Image| !(image.repo_tags().is_empty() && image.repo_digests().is_empty());
     let shown: Vec<ImageSummary> = images
         .iter()
+        .filter(|image| is_named(image) || !parents.contains(image.id()))
         .filter(|image| wanted.takes(image))
-        .map(|image| wanted.trim(summary(image, call.version)))
+        .map(|image| {
+            let mut summary = summary(image, call.version);
+            if let Some(bytes) = shared.get(image.id()) {
+                summary.shared_size = i64::try_from(*bytes).unwrap_or(i64::MAX);
+            }
+            wanted.trim(summary)
+        })
         .collect();
     json(StatusCode::OK, &shown)
 }
@@ -75,18 +94,18 @@ pub async fn list(call: Call) -> Result<Reply, ApiError> {
 struct Wanted<'a> {
     filters: &'a Filters,
     dangling: Option<bool>,
-    before: Option<i64>,
-    since: Option<i64>,
+    /// Nanoseconds since 1970.
+    before: Option<i128>,
+    since: Option<i128>,
+    /// Seconds since 1970.
     until: Option<i64>,
 }
 
 impl<'a> Wanted<'a> {
     fn read(engine: &Engine, filters: &'a Filters) -> Result<Self, ApiError> {
-        let created = |key: &str| -> Result<Option<i64>, ApiError> {
-            match filters.get(key).next() {
-                None => Ok(None),
-                Some(name) => Ok(Some(engine.images().resolve(name)?.created_unix())),
-            }
+        let created = |key: &str| -> Result<Vec<i128>, ApiError> {
+            let created = |name| Ok(engine.images().resolve(name)?.created_nanos());
+            filters.get(key).map(created).collect()
         };
         let until = match filters.get("until").next() {
             None => None,
@@ -95,14 +114,15 @@ impl<'a> Wanted<'a> {
         Ok(Wanted {
             filters,
             dangling: filters.boolean("dangling")?,
-            before: created("before")?,
-            since: created("since")?,
+            // Of several the one that says most: all of them are meant.
+            before: created("before")?.into_iter().min(),
+            since: created("since")?.into_iter().max(),
             until,
         })
     }
 
     fn takes(&self, image: &Image) -> bool {
-        let created = image.created_unix();
+        let created = image.created_nanos();
         let named = || {
             image
                 .repo_tags()
@@ -114,7 +134,7 @@ impl<'a> Wanted<'a> {
             .is_none_or(|wanted| wanted == image.repo_tags().is_empty())
             && self.before.is_none_or(|at| created < at)
             && self.since.is_none_or(|at| created > at)
-            && self.until.is_none_or(|at| created < at)
+            && self.until.is_none_or(|at| image.created_unix() < at)
             && (!self.filters.has("label")
                 || self
                     .filters
@@ -182,29 +202,6 @@ fn until(text: &str, now: i64) -> Result<i64, ApiError> {
         .map_err(|_| ApiError::invalid(format!("invalid time {text:?}")))
 }
 
-fn go_duration(text: &str) -> Option<Duration> {
-    let (mut rest, mut sum) = (text, Duration::ZERO);
-    while !rest.is_empty() {
-        let digits = rest
-            .find(|c: char| !c.is_ascii_digit() && c != '.')
-            .filter(|at| *at > 0)?;
-        let number: f64 = rest[..digits].parse().ok()?;
-        rest = &rest[digits..];
-        let units = [
-            ("ms", 0.001),
-            ("us", 1e-6),
-            ("ns", 1e-9),
-            ("h", 3600.0),
-            ("m", 60.0),
-            ("s", 1.0),
-        ];
-        let (unit, seconds) = units.into_iter().find(|(unit, _)| rest.starts_with(unit))?;
-        sum = sum.checked_add(Duration::try_from_secs_f64(number * seconds).ok()?)?;
-        rest = &rest[unit.len()..];
-    }
-    (!text.is_empty()).then_some(sum)
-}
-
 /// `GET /images/{name}/json`.
 pub async fn inspect(call: Call) -> Result<Reply, ApiError> {
     let engine = call.app.engine().await?;
@@ -225,7 +222,7 @@ pub async fn inspect(call: Call) -> Result<Reply, ApiError> {
         id: image.id().to_string(),
         repo_tags: image.repo_tags().to_vec(),
         repo_digests: image.repo_digests().to_vec(),
-        parent: String::new(),
+        parent: image.parent().map(ToString::to_string).unwrap_or_default(),
         comment: config
             .history()
             .iter()
@@ -319,7 +316,7 @@ fn deleted(removed: Vec<Removed>) -> Vec<ImageDeleteItem> {
             untagged: name,
             ..ImageDeleteItem::default()
         },
-        Removed::Deleted(id) => ImageDeleteItem {
+        Removed::Deleted(id) | Removed::DeletedLayer(id) => ImageDeleteItem {
             deleted: id.to_string(),
             ..ImageDeleteItem::default()
         },
@@ -327,14 +324,14 @@ fn deleted(removed: Vec<Removed>) -> Vec<ImageDeleteItem> {
     removed.into_iter().map(one).collect()
 }
 
-/// `DELETE /images/{name}`. Layers without a name are never kept, so `noprune` changes nothing.
+/// `DELETE /images/{name}`.
 pub async fn remove(call: Call) -> Result<Reply, ApiError> {
     let name = call.var("name");
     let removed = call
         .app
         .engine()
         .await?
-        .image_remove(name, call.query.flag("force"))
+        .image_remove(name, call.query.flag("force"), !call.query.flag("noprune"))
         .await?;
     json(StatusCode::OK, &deleted(removed))
 }
@@ -342,23 +339,33 @@ pub async fn remove(call: Call) -> Result<Reply, ApiError> {
 /// `POST /images/prune`.
 pub async fn prune(call: Call) -> Result<Reply, ApiError> {
     let filters = call.query.filters()?;
-    filters.only(&["dangling", "label", "label!", "until"])?;
-    if filters.has("label") || filters.has("label!") {
-        return Err(ApiError::not_implemented(
-            "pruning images by label is not implemented by Kelson yet",
-        ));
-    }
+    filters.only(&["dangling", "label", "label!", "until", "unused-for"])?;
     let all = filters.boolean("dangling")? == Some(false);
-    let unused_for = match filters.get("until").next() {
-        None => None,
-        Some(text) => {
-            let now = now();
-            Some(Duration::from_secs(
-                u64::try_from(now.saturating_sub(until(text, now)?)).unwrap_or_default(),
+    let created_before = filters
+        .get("until")
+        .next()
+        .map(|text| until(text, now()))
+        .transpose()?;
+    let unused_for = filters.get("unused-for").next().map(|text| {
+        go_duration(text).ok_or_else(|| {
+            ApiError::invalid(format!(
+                "invalid filter 'unused-for={text}': not a duration like 336h"
             ))
-        }
+        })
+    });
+    let unused_for = unused_for.transpose()?;
+    let wanted = |image: &Image| {
+        let labels = labels(image).unwrap_or_default();
+        created_before.is_none_or(|at| image.created_unix() < at)
+            && filters.labels_match("label", &labels)
+            && !(filters.has("label!") && filters.labels_match("label!", &labels))
     };
-    let pruned = call.app.engine().await?.image_prune(all, unused_for).await?;
+    let pruned = call
+        .app
+        .engine()
+        .await?
+        .image_prune(all, unused_for, &wanted)
+        .await?;
     let images_deleted = Some(deleted(pruned.removed)).filter(|d| !d.is_empty());
     json(
         StatusCode::OK,

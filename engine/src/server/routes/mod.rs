@@ -1,5 +1,6 @@
 //! The table of all routes: method, path, first API version, handler. Order matters where patterns overlap.
 
+mod commit;
 mod containers;
 mod exec;
 mod files;
@@ -88,7 +89,7 @@ static ROUTES: &[Route] = table! {
     GET "/containers/{id}/checkpoints" => stubs::not_yet;
     POST "/containers/{id}/checkpoints" => stubs::not_yet;
     DELETE "/containers/{id}/checkpoints/{checkpoint}" => stubs::not_yet;
-    POST "/commit" => stubs::not_yet;
+    POST "/commit" => commit::create;
 
     POST "/exec/{id}/start" => exec::start;
     POST "/exec/{id}/resize" => exec::resize;

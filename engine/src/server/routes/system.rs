@@ -4,7 +4,7 @@ use super::{images, times};
 use crate::server::body::{Body, Reply, json, stream, streaming};
 use crate::server::call::Call;
 use crate::server::errors::ApiError;
-use crate::server::versions::{MAX, MIN};
+use crate::server::versions::{ApiVersion, MAX, MIN};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use http::{HeaderValue, Response, StatusCode, header};
@@ -140,32 +140,33 @@ pub async fn events(call: Call) -> Result<Reply, ApiError> {
 
 /// `GET /system/df`.
 pub async fn disk_usage(call: Call) -> Result<Reply, ApiError> {
-    let engine = call.app.engine().await?;
-    let mut usage = engine.disk_usage().await?;
-    let using = |image: &kelson_images::Image| {
-        i64::try_from(engine.containers_using_image(image.id()).len()).unwrap_or(-1)
+    const TYPES: [&str; 4] = ["container", "image", "volume", "build-cache"];
+    let types: Vec<&str> = match call.version >= ApiVersion(42) {
+        true => call.query.values("type").collect(),
+        false => Vec::new(),
     };
-    let images = engine.images().list();
-    let images = images.iter().map(|image| {
-        let summary = images::summary(image, call.version);
-        kelson_api::ImageSummary {
-            containers: using(image),
-            shared_size: 0,
-            ..summary
-        }
-    });
-    usage.images = Some(images.collect());
-    let types: Vec<&str> = call.query.values("type").collect();
+    if let Some(unknown) = types.iter().find(|name| !TYPES.contains(name)) {
+        return Err(ApiError::invalid(format!("unknown object type: {unknown}")));
+    }
     let shown = |name: &str| types.is_empty() || types.contains(&name);
-    if !shown("image") {
-        usage.images = None;
+    let engine = call.app.engine().await?;
+    let mut usage = engine.disk_usage(shown("container"), shown("volume")).await?;
+    if shown("image") {
+        let (using, shared) = (engine.image_uses(), engine.images().shared_sizes());
+        let images = engine.images().list();
+        let images = images.iter().map(|image| {
+            let count = using.get(&image.id().to_string()).copied().unwrap_or_default();
+            kelson_api::ImageSummary {
+                containers: i64::try_from(count).unwrap_or(i64::MAX),
+                shared_size: shared
+                    .get(image.id())
+                    .map_or(0, |bytes| i64::try_from(*bytes).unwrap_or(i64::MAX)),
+                ..images::summary(image, call.version)
+            }
+        });
+        usage.images = Some(images.collect());
+    } else {
         usage.layers_size = 0;
-    }
-    if !shown("container") {
-        usage.containers = None;
-    }
-    if !shown("volume") {
-        usage.volumes = None;
     }
     usage.build_cache = shown("build-cache").then(Vec::new);
     json(StatusCode::OK, &usage)

@@ -6,7 +6,7 @@ use kelson_api::wire::StrSlice;
 use crate::error::{Error, Result};
 
 /// Fills what the user left open from the image.
-pub(super) fn merge(user: &mut ContainerConfig, image: &ContainerConfig) {
+pub(in crate::containers) fn merge(user: &mut ContainerConfig, image: &ContainerConfig) {
     if user.user.is_empty() {
         user.user.clone_from(&image.user);
     }

@@ -1,7 +1,7 @@
 //! Create: check everything, reserve the name, then make snapshot, volumes and record; a failure undoes in reverse.
 
 mod check;
-mod merge;
+pub(super) mod merge;
 mod mounts;
 
 use std::fs::DirBuilder;
