@@ -10,6 +10,7 @@ use tokio::net::{UnixListener, UnixStream};
 
 use crate::container::Container;
 use crate::diagnostics;
+use crate::idle;
 use crate::io::client::{Client, Flushed};
 use crate::io::hub::{Hub, Next, Place};
 use crate::io::stdin::Stdin;
@@ -41,6 +42,7 @@ pub async fn serve(listener: UnixListener, container: Arc<Container>) {
                     let _counted = container.lifetime.client();
                     client(socket, &container).await;
                     drop(place);
+                    idle::soon();
                 });
             }
             Err(error) => {

@@ -21,6 +21,7 @@ use crate::container::{Container, Manner, Setup};
 use crate::diagnostics;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::events::Events;
+use crate::idle;
 use crate::lifetime::{Counted, Lifetime};
 use crate::mounts;
 use crate::reaper::Reaper;
@@ -182,6 +183,7 @@ async fn run(params: ServeParams, inherited: Inherited) -> Result<()> {
         Err(error) => return Err(tell(error)),
     };
     ready(None);
+    idle::soon();
     lifetime.over().await;
     let _ = tokio::time::timeout(FAREWELL, server.shutdown()).await;
     Ok(())

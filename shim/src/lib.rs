@@ -23,6 +23,7 @@ mod events;
 mod fault;
 mod figures;
 mod forward;
+mod idle;
 mod io;
 mod lifetime;
 mod log_file;

@@ -17,6 +17,7 @@ use ttrpc::r#async::TtrpcContext;
 
 use crate::container::Container;
 use crate::error::{Error, Kind, Result};
+use crate::idle;
 use crate::lifetime::Lifetime;
 use crate::process::{Described, status};
 use crate::reaper::Exit;
@@ -55,7 +56,9 @@ impl Service {
         F: FnOnce(Arc<Container>) -> Fut,
         Fut: Future<Output = Result<T>> + Send + 'static,
     {
-        match tokio::spawn(verb(container)).await {
+        let done = tokio::spawn(verb(container)).await;
+        idle::soon();
+        match done {
             Ok(result) => result.map_err(|error| error.to_ttrpc()),
             Err(error) => Err(Error::new(Kind::Internal, error.to_string()).to_ttrpc()),
         }

@@ -23,12 +23,13 @@ async fn idle_and_used() {
         &["sh", "-c", "cat; yes x | head -c 20000; exec sleep 1000"],
     );
     bench.serve(Vec::new());
+    nothing_wakes_it(bench.shim_pid).await;
     let idle = pss(bench.shim_pid);
     let client = bench.client().await;
     bench.create(&client).await;
     bench.start(&client).await;
-    let running = pss(bench.shim_pid);
     nothing_wakes_it(bench.shim_pid).await;
+    let running = pss(bench.shim_pid);
     let mut attached = bench
         .attach(&Hello {
             stdout: false,
@@ -51,6 +52,7 @@ async fn idle_and_used() {
         bench.wait(&client, &id).await;
         bench.delete(&client, &id).await.unwrap();
     }
+    nothing_wakes_it(bench.shim_pid).await;
     let used = pss(bench.shim_pid);
     println!("pss: idle {idle} kB, with a container {running} kB, after use {used} kB");
     if std::env::var_os("KELSON_SHIM").is_some() {

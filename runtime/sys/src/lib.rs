@@ -22,3 +22,4 @@ pub mod seccomp;
 pub mod signals;
 pub mod spawn;
 pub mod start;
+pub mod text;

@@ -18,6 +18,20 @@ pub fn limit_arenas(arenas: i32) -> bool {
     }
 }
 
+/// Gives free memory of the allocator back to the kernel. Returns whether there was any; other libraries than glibc do so by
+/// themselves, or never, and say no.
+pub fn trim() -> bool {
+    #[cfg(target_env = "gnu")]
+    {
+        // SAFETY: malloc_trim(3) takes an integer and touches only free memory of the allocator, under its locks.
+        unsafe { libc::malloc_trim(0) == 1 }
+    }
+    #[cfg(not(target_env = "gnu"))]
+    {
+        false
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #[test]

@@ -96,6 +96,7 @@ async fn serve(argv: &Argv, socket: OwnedFd) -> Result<()> {
         .start()
         .await
         .map_err(|error| Error::new(Kind::Internal, format!("serve tasks: {error}")))?;
+    crate::idle::soon();
     lifetime.over().await;
     // The last events are the most wanted ones; the answer to Shutdown is sent meanwhile.
     let _ = tokio::time::timeout(publish::FAREWELL, queue.drained()).await;
