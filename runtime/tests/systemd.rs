@@ -527,7 +527,19 @@ fn a_user_in_a_login_scope_has_containers() {
             .args(args)
             .current_dir(b.dir.path())
             .stdin(std::process::Stdio::null());
-        c.output().unwrap()
+        // Files: what `create` leaves holds its output open, and a pipe's reader would wait for it.
+        let (stdout, stderr) = (b.path("stdout"), b.path("stderr"));
+        let create = |path| fs::File::create(path).unwrap();
+        let status = c
+            .stdout(create(&stdout))
+            .stderr(create(&stderr))
+            .status()
+            .unwrap();
+        std::process::Output {
+            status,
+            stdout: fs::read(stdout).unwrap(),
+            stderr: fs::read(stderr).unwrap(),
+        }
     };
     let shown = call(&["spec", "--rootless", "--file", "-"]);
     let mut config: Value = serde_json::from_slice(&shown.stdout).unwrap();
