@@ -89,6 +89,7 @@ bench: need-root test-packages build ## time our programs against runc, crun, po
 .PHONY: soak
 soak: need-root test-packages ## the long forms of tests that CI samples (needs root)
 	KELSON_CRASH_ROUNDS=200 $(CARGO) test --locked -p kelson-images --test crash -- --nocapture
+	KELSON_BIN_DIR=$(BIN) KELSON_KILL_ROUNDS=200 $(CARGO) test --locked -p kelson-engine --test stories killing -- --nocapture
 
 .PHONY: install
 install: build ## install the programs into PREFIX/bin, the unit files into PREFIX/lib/systemd/system

@@ -16,6 +16,7 @@ mod crash;
 mod everyday;
 mod files;
 mod init;
+mod killing;
 mod log_drivers;
 mod networks;
 mod peers;

@@ -18,7 +18,11 @@ use crate::tasks::{Exit, Task};
 const RECONNECTS: u32 = 5;
 
 /// Exit code of a container of whose end nothing is known.
-const UNKNOWN: u32 = 255;
+pub(crate) const UNKNOWN: u32 = 255;
+
+/// `State.Error` of such a container.
+pub(crate) const LOST: &str = "its shim ended without a word (it was killed, or the machine went down): what was left was ended, too, \
+     and the exit code is not known";
 
 /// Watches a run to its end.
 pub(crate) async fn watch(
@@ -41,6 +45,9 @@ pub(crate) async fn watch(
         }
     };
     tokio::join!(cleanup, network::disconnect(&inner, &container));
+    if !clean {
+        container.update(|s| LOST.clone_into(&mut s.error));
+    }
     ended(&inner, &container, exit, delay);
 }
 

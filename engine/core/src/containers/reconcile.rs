@@ -210,10 +210,13 @@ async fn lost(inner: &Arc<Inner>, container: &Arc<Container>, task: Option<TaskR
     }
     network::disconnect(inner, container).await;
     // Without a record the machine went down, or the shim was killed.
-    let exit = exit.unwrap_or_else(|| Exit {
-        status: 255,
-        at: clock::now(),
-        oom_killed: false,
+    let exit = exit.unwrap_or_else(|| {
+        container.update(|s| monitor::LOST.clone_into(&mut s.error));
+        Exit {
+            status: monitor::UNKNOWN,
+            at: clock::now(),
+            oom_killed: false,
+        }
     });
     // The policy is applied below, once, as for any container that does not run.
     container.no_restart(true);
