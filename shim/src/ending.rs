@@ -44,6 +44,7 @@ pub async fn container_ended(container: &Container, exit: Exit) {
         status: exit.status,
         signal: exit.signal,
         oom_killed,
+        started_at: init.snapshot().started_at.map(|at| at.to_string()),
         exited_at: exit.at.to_string(),
         error: None,
     };

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use kelson_shim_proto::logs::Input;
 use kelson_shim_proto::task::Status;
+use kelson_shim_proto::time::Time;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::sync::watch;
 
@@ -52,6 +53,7 @@ struct State {
     console: Option<Arc<Console>>,
     /// Columns and rows that were asked for before there was a terminal.
     size: Option<(u32, u32)>,
+    started_at: Option<Time>,
     exit: Option<Exit>,
 }
 
@@ -78,6 +80,8 @@ pub struct Snapshot {
     pub phase: Phase,
     /// 0 before it has one.
     pub pid: u32,
+    /// Set once its command may run.
+    pub started_at: Option<Time>,
     /// Set once reaped.
     pub exit: Option<Exit>,
     /// Its stdio.
@@ -105,6 +109,7 @@ impl Process {
         Snapshot {
             phase: state.phase,
             pid: state.pid,
+            started_at: state.started_at,
             exit: state.exit,
             described: state.described.clone(),
         }
@@ -143,6 +148,16 @@ impl Process {
             let _ = console.resize(columns, rows);
         }
         state.console = console;
+    }
+
+    /// Its command may run from now on. Said before it does: it may have ended when the runtime's `start` returns.
+    pub fn starting(&self) {
+        lock(&self.state).started_at = Some(Time::now());
+    }
+
+    /// It does not: the runtime refused.
+    pub fn not_started(&self) {
+        lock(&self.state).started_at = None;
     }
 
     /// Its command runs.

@@ -18,6 +18,9 @@ pub struct ExitRecord {
     pub signal: Option<u32>,
     /// Whether the kernel's out-of-memory killer ended a process of the container.
     pub oom_killed: bool,
+    /// RFC 3339 with nanoseconds, UTC: when `Start` let it run; `null` if it never ran its command.
+    #[serde(default)]
+    pub started_at: Option<String>,
     /// RFC 3339 with nanoseconds, UTC: when the process was reaped, not when the record was written.
     pub exited_at: String,
     /// What went wrong in the shim itself, for a human; `null` in every ordinary end.
@@ -63,6 +66,7 @@ mod tests {
             status: 137,
             signal: Some(9),
             oom_killed: true,
+            started_at: Some("2026-11-21T03:00:00Z".into()),
             exited_at: "2026-11-21T04:00:00.5Z".into(),
             error: None,
         };

@@ -221,7 +221,9 @@ impl Container {
             }
         }
         lock(&self.forwarders).start();
-        self.runtime.simple(&self.bundle, &["start"]).await?;
+        self.init.starting();
+        let started = self.runtime.simple(&self.bundle, &["start"]).await;
+        started.inspect_err(|_| self.init.not_started())?;
         fault::point("started");
         self.init.running();
         self.events.tell(&self.id, What::Start { pid: before.pid });

@@ -113,6 +113,7 @@ mod tests {
             status: 3,
             signal: None,
             oom_killed: false,
+            started_at: None,
             exited_at: "1970-01-01T00:00:05Z".into(),
             error: None,
         };

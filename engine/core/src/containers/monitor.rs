@@ -94,18 +94,19 @@ async fn until_exit(inner: &Inner, container: &Container, mut task: Arc<Task>) -
 
 /// The shim's exit record, if it wrote one.
 pub(crate) fn read_exit(container: &Container) -> Option<Exit> {
+    read_record(container).map(|record| Exit {
+        status: record.status,
+        at: record.exited_at,
+        oom_killed: record.oom_killed,
+    })
+}
+
+/// The same, whole.
+pub(crate) fn read_record(container: &Container) -> Option<ExitRecord> {
     let bytes = std::fs::read(container.dir.join("exit.json")).ok()?;
-    match ExitRecord::decode(&bytes) {
-        Ok(record) => Some(Exit {
-            status: record.status,
-            at: record.exited_at,
-            oom_killed: record.oom_killed,
-        }),
-        Err(e) => {
-            tracing::warn!(container = %container.id, error = %e, "an exit record is of no use");
-            None
-        }
-    }
+    ExitRecord::decode(&bytes)
+        .inspect_err(|e| tracing::warn!(container = %container.id, error = %e, "an exit record is of no use"))
+        .ok()
 }
 
 /// Puts the end into the state, tells everybody, and does what the policy says.

@@ -22,6 +22,9 @@ use crate::tasks::{Exit, Task, TaskRecord, TaskState};
 /// How long a shim that lives may take to answer a daemon that was started again.
 const TAKE_OVER: Duration = Duration::from_secs(60);
 
+/// How long the first requests wait for starts that were cut short; there are seldom any.
+const UNCLEAR: Duration = Duration::from_secs(2);
+
 /// The pause between two attempts.
 const TAKE_OVER_PAUSE: Duration = Duration::from_millis(200);
 
@@ -95,9 +98,16 @@ pub(crate) async fn run(inner: &Arc<Inner>) -> Result<()> {
             }
         });
     }
+    let mut unclear = Vec::new();
     for (container, lock, task) in held {
-        tokio::spawn(one(inner.clone(), container, lock, task));
+        let is_unclear = task.is_some() && !matches!(container.status(), Status::Running | Status::Paused);
+        let settling = tokio::spawn(one(inner.clone(), container, lock, task));
+        if is_unclear {
+            unclear.push(settling);
+        }
     }
+    // Whether these run, nobody can say before: who is told "created" starts them, and what has run once runs twice.
+    let _ = tokio::time::timeout(UNCLEAR, futures_util::future::join_all(unclear)).await;
     // Looked up now, before anybody can create: what is being made has no record yet.
     let (snapshots, bundles) = (orphaned_snapshots(inner), orphaned_bundles(inner));
     tokio::spawn(remove_orphans(inner.clone(), snapshots, bundles));
@@ -130,14 +140,12 @@ async fn one(
             task => lost(&inner, &container, task).await,
         },
         _ => {
-            // A start that was cut short: it has to be begun again.
             if let Some(task) = task {
-                if let Err(e) = Task::destroy(&task, &inner.roots).await {
-                    tracing::warn!(container = %container.id, error = %e, "undo a start");
+                match cut_short(&inner, &container, &task).await {
+                    Cut::Runs => return,
+                    Cut::Ran => {}
+                    Cut::Before => undo(&inner, &container, &task).await,
                 }
-                // Its shim lived, so the network took it for one that runs.
-                network::disconnect(&inner, &container).await;
-                container.update(State::leave_networks);
             }
         }
     }
@@ -194,6 +202,56 @@ async fn take_over(inner: &Arc<Inner>, container: &Arc<Container>, record: &Task
     }
     tokio::spawn(monitor::watch(inner.clone(), container.clone(), task, None));
     true
+}
+
+/// How far a start had come that the daemon did not see to its end.
+enum Cut {
+    /// The command does not run: it has to be begun again.
+    Before,
+    /// It runs, and is known now. It is not run a second time.
+    Runs,
+    /// It ran, and its end is known now.
+    Ran,
+}
+
+async fn cut_short(inner: &Arc<Inner>, container: &Arc<Container>, task: &TaskRecord) -> Cut {
+    let begin = |started_at: String, pid: u32| {
+        container.update(|s| {
+            s.status = Status::Running;
+            s.pid = pid;
+            s.started_at = started_at;
+            s.exit_code = 0;
+            s.error.clear();
+        });
+        inner.emit(container, "start", &[]);
+    };
+    match monitor::read_record(container) {
+        Some(record) => match record.started_at {
+            Some(started_at) => begin(started_at, 0),
+            None => return Cut::Before,
+        },
+        None if !task.is_alive(&inner.roots) => return Cut::Before,
+        None => match ask(inner, task).await {
+            Ok((_, state)) if matches!(state.status, ShimStatus::RUNNING | ShimStatus::STOPPED) => {
+                begin(clock::now(), state.pid);
+                if take_over(inner, container, task).await {
+                    return Cut::Runs;
+                }
+            }
+            _ => return Cut::Before,
+        },
+    }
+    lost(inner, container, Some(task.clone())).await;
+    Cut::Ran
+}
+
+async fn undo(inner: &Arc<Inner>, container: &Arc<Container>, task: &TaskRecord) {
+    if let Err(e) = Task::destroy(task, &inner.roots).await {
+        tracing::warn!(container = %container.id, error = %e, "undo a start");
+    }
+    // Its shim lived, so the network took it for one that runs.
+    network::disconnect(inner, container).await;
+    container.update(State::leave_networks);
 }
 
 /// A container that ran when the daemon ended and does not any more.
