@@ -18,8 +18,8 @@ use crate::config::EngineConfig;
 use crate::containers::commit::Commit;
 use crate::containers::files::{ExtractArchive, TarSource};
 use crate::containers::{
-    attach, commit, connect, create, exec, files, inspect, list, logs, reconcile, remove, start, stop, top,
-    wait,
+    attach, commit, connect, create, exec, files, inspect, links, list, logs, reconcile, remove, start, stop,
+    top, wait,
 };
 use crate::error::Result;
 use crate::info;
@@ -150,6 +150,14 @@ impl Engine {
     /// Removes it and everything it owns.
     pub async fn container_remove(&self, name: &str, options: RemoveOptions) -> Result<()> {
         remove::run(&self.inner, name, options).await
+    }
+
+    /// Removes a link of a container's, `CONTAINER/ALIAS`, and not the container.
+    ///
+    /// # Errors
+    /// `NotFound` for either.
+    pub async fn container_remove_link(&self, name: &str) -> Result<()> {
+        links::remove(&self.inner, name).await
     }
 
     /// Removes those that do not run (filters `until`, `label`, `label!`).

@@ -164,6 +164,9 @@ pub struct Endpoint {
     /// Whether the container's default route leaves by it: of several networks one has it, an internal one never.
     #[serde(default = "yes")]
     pub default_route: bool,
+    /// Link-local addresses beside it, of 169.254.0.0/16.
+    #[serde(default)]
+    pub link_local: Vec<Ipv4Addr>,
 }
 
 fn yes() -> bool {
@@ -181,6 +184,8 @@ pub struct Wish {
     pub container_link: Option<String>,
     /// Another network has the default route.
     pub no_default_route: bool,
+    /// Link-local addresses beside the other one.
+    pub link_local: Vec<Ipv4Addr>,
 }
 
 /// Transport protocol of a published port.

@@ -24,6 +24,7 @@ pub(crate) fn connect(
         mac,
         mtu,
         default_route,
+        link_local,
         ..
     } = endpoint;
     let gateway = default_route.then_some(*gateway);
@@ -53,7 +54,7 @@ pub(crate) fn connect(
         let link = inside.link(container_link).map_err(|e| Error::os(doing(), e))?;
         let index = link.ok_or_else(|| Error::new(Kind::NotFound, doing()))?.index;
         inside
-            .configure_container_link(index, *ip, *prefix_len, gateway)
+            .configure_container_link(index, (*ip, *prefix_len), link_local, gateway)
             .map_err(|e| Error::os(doing(), e))
     };
     make().inspect_err(|_| {

@@ -4,11 +4,12 @@
 mod lab;
 
 use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsFd;
 
-use kelson_network::{NetworkConfig, PortSpec, Proto};
+use kelson_network::{Network, NetworkConfig, PortSpec, Proto, Shared, Wish, set_default_route};
 use lab::{
-    Container, HOST, Lab, OUTSIDE, PATIENCE, SILENCE, ask, ask_udp, ask_within, id, inside, nft, run,
-    serve_inside,
+    Container, HOST, Lab, OUTSIDE, PATIENCE, SILENCE, ask, ask_udp, ask_within, id, inside, nft, ruleset,
+    run, serve_inside,
 };
 
 #[test]
@@ -166,6 +167,100 @@ fn without_inter_container_traffic_only_published_ports_pass() {
         inside(lab.outside(), || ask(HOST, 8080)),
         Some(IpAddr::from(OUTSIDE))
     );
+}
+
+/// Two networks of one kelsond, one of them internal: who reaches whom.
+#[test]
+fn networks_are_cut_off_from_each_other_and_an_internal_one_from_the_world() {
+    let Some(lab) = Lab::with_outside() else { return };
+    let before = ruleset();
+    let shared = Shared::default();
+    let open = |name: &str, bip: &str, internal| {
+        let config = NetworkConfig {
+            bridge: Some(name.to_owned()),
+            bip: Some(bip.parse().unwrap()),
+            internal,
+            ..NetworkConfig::default()
+        };
+        Network::open_beside(&lab.dir.path().join(name), config, &shared).unwrap()
+    };
+    let front = open("klsfront", "10.71.0.1/24", false);
+    let back = open("klsback", "10.72.0.1/24", true);
+    let (a, b) = (
+        Container::start(&front, &id(1), &[]),
+        Container::start(&front, &id(2), &[]),
+    );
+    let (c, d) = (
+        Container::start(&back, &id(3), &[]),
+        Container::start(&back, &id(1), &[]),
+    );
+    // The same container has a link on each.
+    assert_ne!(a.endpoint.host_link, d.endpoint.host_link);
+    [&a, &c].map(|container| container.serve(80));
+    assert!(inside(&b.netns, || ask(a.endpoint.ip, 80)).is_some());
+    assert!(inside(&d.netns, || ask(c.endpoint.ip, 80)).is_some());
+    // Neither by the way that is there nor by one that a container makes for itself.
+    assert_eq!(inside(&b.netns, || ask_within(c.endpoint.ip, 80, SILENCE)), None);
+    inside(&c.netns, || {
+        run("ip", &["route", "add", "default", "via", "10.72.0.1"])
+    });
+    assert_eq!(inside(&c.netns, || ask_within(a.endpoint.ip, 80, SILENCE)), None);
+    serve_inside(lab.outside(), 80);
+    assert!(inside(&a.netns, || ask(OUTSIDE, 80)).is_some());
+    assert_eq!(inside(&c.netns, || ask_within(OUTSIDE, 80, SILENCE)), None);
+    // The host reaches both.
+    assert!(ask(a.endpoint.ip, 80).is_some() && ask(c.endpoint.ip, 80).is_some());
+    for (network, ids) in [(&front, [1, 2]), (&back, [3, 1])] {
+        ids.map(|n| network.disconnect(&id(n)).unwrap());
+        network.shutdown().unwrap();
+    }
+    assert_eq!(ruleset(), before);
+}
+
+#[test]
+fn published_ports_move_with_the_default_route() {
+    let Some(lab) = Lab::with_outside() else { return };
+    let shared = Shared::default();
+    let open = |name: &str, bip: &str| {
+        let config = NetworkConfig {
+            bridge: Some(name.to_owned()),
+            bip: Some(bip.parse().unwrap()),
+            ..NetworkConfig::default()
+        };
+        Network::open_beside(&lab.dir.path().join(name), config, &shared).unwrap()
+    };
+    let (one, two) = (open("klsone", "10.73.0.1/24"), open("klstwo", "10.74.0.1/24"));
+    let a = Container::start(&one, &id(1), &[PortSpec::new(Proto::Tcp, 8080, 80)]);
+    a.serve(80);
+    let wish = Wish {
+        container_link: Some("eth1".to_owned()),
+        no_default_route: true,
+        ..Wish::default()
+    };
+    let other = two.allocate_as(&id(1), wish).unwrap();
+    two.connect(&other, a.netns.as_fd()).unwrap();
+    assert_eq!(
+        inside(lab.outside(), || ask(HOST, 8080)),
+        Some(IpAddr::from(OUTSIDE))
+    );
+    set_default_route(a.netns.as_fd(), Some(&other)).unwrap();
+    let ports = one.withdraw(&id(1)).unwrap();
+    assert_eq!(ports, a.mappings());
+    two.assume(&other, &ports).unwrap();
+    one.disconnect(&id(1)).unwrap();
+    one.settle(PATIENCE).unwrap();
+    assert_eq!(
+        inside(lab.outside(), || ask(HOST, 8080)),
+        Some(IpAddr::from(OUTSIDE))
+    );
+    // It is still this kelsond's port.
+    let taken = two
+        .bind_ports(&id(2), &[PortSpec::new(Proto::Tcp, 8080, 80)])
+        .unwrap_err();
+    assert!(taken.to_string().contains("port is already allocated"), "{taken}");
+    two.disconnect(&id(1)).unwrap();
+    one.shutdown().unwrap();
+    two.shutdown().unwrap();
 }
 
 #[test]

@@ -10,7 +10,8 @@ use kelson_api::ports::{ContainerPort, Proto};
 use super::container::Container;
 use super::modes::NetworkMode;
 use super::record::Record;
-use crate::error::{Error, Result};
+use super::{etc_files, network};
+use crate::error::{Doing, Error, Result};
 use crate::inner::Inner;
 
 /// A link of the default bridge, both ends of which run.
@@ -41,9 +42,12 @@ fn parse(text: &str) -> Result<(String, String)> {
 /// # Errors
 /// `Invalid` in docker's words.
 pub(crate) fn check(inner: &Inner, record: &Record, mode: &NetworkMode) -> Result<()> {
-    let links = record.host.links.iter().flatten();
     let of_networks = record.networks.values().flat_map(|s| s.links.iter().flatten());
-    for text in links.chain(of_networks) {
+    // The other may come later, or never: it is only a name.
+    for text in of_networks {
+        parse(text)?;
+    }
+    for text in record.host.links.iter().flatten() {
         let kind = match mode {
             NetworkMode::Host => Some("host"),
             NetworkMode::Container(_) => Some("container"),
@@ -63,6 +67,33 @@ pub(crate) fn check(inner: &Inner, record: &Record, mode: &NetworkMode) -> Resul
         }
     }
     Ok(())
+}
+
+/// `docker rm --link CONTAINER/ALIAS`.
+pub(crate) async fn remove(inner: &Arc<Inner>, word: &str) -> Result<()> {
+    let missing = || Error::not_found(format!("No such link: {word}"));
+    let (name, alias) = word
+        .trim_start_matches('/')
+        .rsplit_once('/')
+        .ok_or_else(missing)?;
+    let container = inner.containers.find(name)?;
+    let _operation = container.lock().await?;
+    let mut record = Record::clone(&container.record());
+    let links = record.host.links.get_or_insert_default();
+    let before = links.len();
+    links.retain(|text| parse(text).is_ok_and(|(_, a)| a != alias));
+    if links.len() == before {
+        return Err(missing());
+    }
+    network::keep(&container, record)?;
+    if !container.status().has_process() {
+        return Ok(());
+    }
+    let path = container.dir.join("hosts");
+    let text = std::fs::read_to_string(&path).doing(|| format!("read {}", path.display()))?;
+    let ours = |line: &&str| line.split_whitespace().nth(1) == Some(alias);
+    let text: String = text.split_inclusive('\n').filter(|line| !ours(line)).collect();
+    etc_files::write(&container.dir, "hosts", &text)
 }
 
 /// On networks of the user's: alias to the other's name.

@@ -1,6 +1,7 @@
 //! A container's places on networks: taken before it starts, left after it ended, taken over by a new daemon.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -91,9 +92,9 @@ impl Attachment {
         if self.user.is_none() && self.settings.aliases.as_ref().is_some_and(|a| !a.is_empty()) {
             return invalid("network-scoped alias is supported only for containers in user defined networks");
         }
-        if !ipam.ipv6_address.is_empty() || ipam.link_local_ips.is_some_and(|ips| !ips.is_empty()) {
+        if !ipam.ipv6_address.is_empty() {
             return Err(Error::unsupported(
-                "IPv6 and link-local addresses are not supported by Kelson yet",
+                "IPv6 addresses are not supported by Kelson yet",
             ));
         }
         self.wish().map(drop)
@@ -114,9 +115,20 @@ impl Attachment {
                     .map_err(|_| Error::invalid(format!("invalid MAC address: {text}")))?,
             ),
         };
+        let link_local = self
+            .settings
+            .ipam_config
+            .iter()
+            .flat_map(|c| c.link_local_ips.iter().flatten());
+        let link_local = link_local.map(|text| {
+            let ip: Option<Ipv4Addr> = text.parse().ok();
+            ip.filter(Ipv4Addr::is_link_local)
+                .ok_or_else(|| Error::invalid(format!("invalid link local IP address: {text}")))
+        });
         Ok(Wish {
             ip,
             mac,
+            link_local: link_local.collect::<Result<_>>()?,
             ..Wish::default()
         })
     }

@@ -151,7 +151,7 @@ impl NetworkRecord {
             enable_ipv4: true,
             ipam: Ipam {
                 driver: "default".into(),
-                options: Some(self.ipam_options.clone().unwrap_or_default()),
+                options: self.ipam_options.clone(),
                 config: Some(vec![pool]),
             },
             internal: self.internal,

@@ -39,6 +39,8 @@ const RTMSG: usize = 12;
 
 /// Link group of links about to be deleted ("kels" in ASCII). Nothing else is ever put into it.
 const DOOMED_GROUP: u32 = 0x6b65_6c73;
+/// Of 169.254.0.0/16.
+const LINK_LOCAL_PREFIX: u8 = 16;
 /// Attempts at a dump that others' changes interrupt.
 const DUMP_ATTEMPTS: usize = 5;
 
@@ -167,17 +169,16 @@ impl Rtnl {
     pub(crate) fn configure_container_link(
         &mut self,
         index: u32,
-        address: Ipv4Addr,
-        prefix_len: u8,
+        (address, prefix_len): (Ipv4Addr, u8),
+        link_local: &[Ipv4Addr],
         gateway: Option<Ipv4Addr>,
     ) -> io::Result<()> {
-        let mut messages = vec![
-            (set_up(index), 0),
-            (
-                new_address(index, address, prefix_len, Some(broadcast(address, prefix_len))),
-                NLM_F_CREATE,
-            ),
-        ];
+        let add = |ip, prefix_len| {
+            let new = new_address(index, ip, prefix_len, Some(broadcast(ip, prefix_len)));
+            (new, NLM_F_CREATE)
+        };
+        let mut messages = vec![(set_up(index), 0), add(address, prefix_len)];
+        messages.extend(link_local.iter().map(|ip| add(*ip, LINK_LOCAL_PREFIX)));
         if let Some(gateway) = gateway {
             let route = default_route(Some((index, gateway)));
             messages.push((RouteNetlinkMessage::NewRoute(route), NLM_F_CREATE));

@@ -160,6 +160,7 @@ impl Network {
             container_link: wish.container_link.unwrap_or_else(|| CONTAINER_LINK.to_owned()),
             mtu: bridge.mtu,
             default_route: !wish.no_default_route && !self.inner.config.internal,
+            link_local: wish.link_local,
         };
         state.claims.entry(container_id.to_owned()).or_default().endpoint = Some(endpoint.clone());
         Ok(endpoint)
@@ -455,6 +456,7 @@ mod tests {
             container_link: CONTAINER_LINK.into(),
             mtu: 1500,
             default_route: true,
+            link_local: Vec::new(),
         };
         let doomed = Doomed {
             link: endpoint.host_link.clone(),

@@ -301,20 +301,16 @@ pub async fn attach(mut call: Call) -> Result<Reply, ApiError> {
 
 /// `DELETE /containers/{id}`.
 pub async fn remove(call: Call) -> Result<Reply, ApiError> {
+    let name = call.var("name");
     if call.query.flag("link") {
-        return Err(ApiError::not_implemented(
-            "links are not implemented by Kelson yet",
-        ));
+        call.app.engine().await?.container_remove_link(name).await?;
+        return Ok(status(StatusCode::NO_CONTENT));
     }
     let options = RemoveOptions {
         force: call.query.flag("force"),
         volumes: call.query.flag("v"),
     };
-    call.app
-        .engine()
-        .await?
-        .container_remove(call.var("id"), options)
-        .await?;
+    call.app.engine().await?.container_remove(name, options).await?;
     Ok(status(StatusCode::NO_CONTENT))
 }
 

@@ -77,7 +77,6 @@ static ROUTES: &[Route] = table! {
     POST "/containers/{id}/resize" => containers::resize;
     POST "/containers/{id}/attach" => containers::attach;
     POST "/containers/{id}/exec" => exec::create;
-    DELETE "/containers/{id}" => containers::remove;
     GET "/containers/{id}/attach/ws" => stubs::not_yet;
     GET "/containers/{id}/changes" => files::changes;
     GET "/containers/{id}/export" => files::export;
@@ -89,6 +88,7 @@ static ROUTES: &[Route] = table! {
     GET "/containers/{id}/checkpoints" => stubs::not_yet;
     POST "/containers/{id}/checkpoints" => stubs::not_yet;
     DELETE "/containers/{id}/checkpoints/{checkpoint}" => stubs::not_yet;
+    DELETE "/containers/{name...}" => containers::remove;
     POST "/commit" => commit::create;
 
     POST "/exec/{id}/start" => exec::start;

@@ -398,6 +398,7 @@ fn networks(parsed: &Parsed, host: &mut HostConfig) -> anyhow::Result<Option<Net
             .chain(parsed.list("net-alias"))
             .collect(),
         mac: parsed.text("mac-address"),
+        links: parsed.list("link").collect(),
     };
     let networks = network::combine(attachments, &simple).map_err(|why| anyhow!(why))?;
     host.network_mode = networks[0].target.clone();

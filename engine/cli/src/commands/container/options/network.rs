@@ -26,6 +26,8 @@ pub struct Simple<'a> {
     pub aliases: Vec<&'a str>,
     /// `--mac-address`.
     pub mac: Option<&'a str>,
+    /// `--link`: on a network of the user's a name, on the default bridge not the network's business.
+    pub links: Vec<&'a str>,
 }
 
 /// Reads one `--network` value.
@@ -82,6 +84,15 @@ pub fn parse(text: &str) -> Result<Attachment, String> {
     })
 }
 
+/// Whether there is more than links.
+fn says_more(simple: &Simple<'_>) -> bool {
+    simple.ip.is_some()
+        || simple.ip6.is_some()
+        || simple.mac.is_some()
+        || !simple.link_local.is_empty()
+        || !simple.aliases.is_empty()
+}
+
 /// Gives the simple flags to the first network; without one it is the default.
 pub fn combine(mut networks: Vec<Attachment>, simple: &Simple<'_>) -> Result<Vec<Attachment>, String> {
     if networks.is_empty() {
@@ -90,12 +101,11 @@ pub fn combine(mut networks: Vec<Attachment>, simple: &Simple<'_>) -> Result<Vec
             settings: None,
         });
     }
-    let said = simple.ip.is_some()
-        || simple.ip6.is_some()
-        || simple.mac.is_some()
-        || !simple.link_local.is_empty()
-        || !simple.aliases.is_empty();
     let first = &mut networks[0];
+    let of_user = !matches!(first.target.as_str(), "default" | "bridge" | "host" | "none")
+        && !first.target.starts_with("container:");
+    let links = of_user && !simple.links.is_empty();
+    let said = says_more(simple) || links;
     if !said {
         return Ok(networks);
     }
@@ -113,6 +123,9 @@ pub fn combine(mut networks: Vec<Attachment>, simple: &Simple<'_>) -> Result<Vec
         if !simple.link_local.is_empty() {
             config.link_local_ips = Some(simple.link_local.iter().map(|ip| (*ip).to_owned()).collect());
         }
+    }
+    if links {
+        settings.links = Some(simple.links.iter().map(|link| (*link).to_owned()).collect());
     }
     if let Some(mac) = simple.mac {
         settings.mac_address = mac.into();
@@ -146,6 +159,16 @@ mod tests {
             ip: Some("1.2.3.4"),
             ..Simple::default()
         };
+        let links = Simple {
+            links: vec!["db:store"],
+            ..Simple::default()
+        };
+        let linked = combine(vec![parse("n").unwrap()], &links).unwrap();
+        assert_eq!(
+            linked[0].settings.as_ref().unwrap().links.as_ref().unwrap(),
+            &["db:store"]
+        );
+        assert!(combine(vec![], &links).unwrap()[0].settings.is_none());
         let networks = combine(vec![parse("n").unwrap(), parse("m").unwrap()], &simple).unwrap();
         assert!(networks[0].settings.is_some() && networks[1].settings.is_none());
         assert_eq!(combine(vec![], &Simple::default()).unwrap()[0].target, "default");
