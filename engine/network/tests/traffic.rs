@@ -196,7 +196,8 @@ fn networks_are_cut_off_from_each_other_and_an_internal_one_from_the_world() {
     );
     // The same container has a link on each.
     assert_ne!(a.endpoint.host_link, d.endpoint.host_link);
-    [&a, &c].map(|container| container.serve(80));
+    a.serve(80);
+    c.serve(80);
     assert!(inside(&b.netns, || ask(a.endpoint.ip, 80)).is_some());
     assert!(inside(&d.netns, || ask(c.endpoint.ip, 80)).is_some());
     // Neither by the way that is there nor by one that a container makes for itself.
@@ -211,7 +212,9 @@ fn networks_are_cut_off_from_each_other_and_an_internal_one_from_the_world() {
     // The host reaches both.
     assert!(ask(a.endpoint.ip, 80).is_some() && ask(c.endpoint.ip, 80).is_some());
     for (network, ids) in [(&front, [1, 2]), (&back, [3, 1])] {
-        ids.map(|n| network.disconnect(&id(n)).unwrap());
+        for n in ids {
+            network.disconnect(&id(n)).unwrap();
+        }
         network.shutdown().unwrap();
     }
     assert_eq!(ruleset(), before);
