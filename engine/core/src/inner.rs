@@ -13,7 +13,7 @@ use crate::config::{EngineConfig, NetworkSettings};
 use crate::containers::container::{Container, Registry};
 use crate::containers::exec::Execs;
 use crate::containers::reconcile;
-use crate::containers::record::{MountKind, MountRecord, Place};
+use crate::containers::record::{MountKind, MountRecord, Place, Record};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::events::Events;
 use crate::networks::Networks;
@@ -68,6 +68,8 @@ pub(crate) struct Inner {
     pub unified_cgroup: bool,
     network: Option<kelson_network::Network>,
     shutting_down: AtomicBool,
+    /// Some container has links, or had.
+    links: AtomicBool,
     /// Containers whose record cannot be read: what is theirs is not removed.
     unreadable: Mutex<HashSet<String>>,
 }
@@ -90,6 +92,17 @@ impl Inner {
         self.network
             .as_ref()
             .ok_or_else(|| Error::unsupported("the bridge network is switched off (--bridge none)"))
+    }
+
+    pub fn has_links(&self) -> bool {
+        self.links.load(Ordering::Relaxed)
+    }
+
+    /// Remembers that there are links, if this record has some.
+    pub fn note_links(&self, record: &Record) {
+        if record.host.links.as_ref().is_some_and(|links| !links.is_empty()) {
+            self.links.store(true, Ordering::Relaxed);
+        }
     }
 
     pub fn shut_down(&self) {
@@ -301,6 +314,7 @@ pub(crate) fn open_blocking(config: EngineConfig) -> Result<Inner> {
         held_caps: caps::held(),
         unified_cgroup: Path::new("/sys/fs/cgroup/cgroup.controllers").exists(),
         shutting_down: AtomicBool::new(false),
+        links: AtomicBool::new(false),
         unreadable: Mutex::default(),
         config,
         roots,

@@ -393,6 +393,7 @@ fn links(client: Client) {
     ] {
         assert!(seen.contains(&line), "{line} is not in\n{seen}");
     }
+    follows_a_restart(&play);
     play.ok(&["stop", "-t", "0", "data-base"]);
     let error = play
         .run(&["run", "--rm", "--link", "data-base", image, "true"])
@@ -431,4 +432,36 @@ fn links(client: Client) {
     play.ok(&["rm", "-f", "data-base", "named"]);
     play.ok(&["network", "rm", "back"]);
     play.finish();
+}
+
+/// The address of the other end changes with its next start, and the line with it.
+fn follows_a_restart(play: &Playground) {
+    let image = Image::Busybox.reference();
+    play.ok(&[
+        "run",
+        "-d",
+        "--name",
+        "follower",
+        "--link",
+        "data-base:store",
+        image,
+        "sleep",
+        "3600",
+    ]);
+    play.ok(&["stop", "-t", "0", "data-base"]);
+    // Somebody else gets its address.
+    play.ok(&["run", "-d", "--name", "usurper", image, "sleep", "3600"]);
+    play.ok(&["start", "data-base"]);
+    let address = play.inspect("data-base", "/NetworkSettings/Networks/bridge/IPAddress");
+    let line = format!("{}\tstore ", address.as_str().unwrap());
+    eventually("the new address", SECONDS, || {
+        let hosts = play.ok(&["exec", "follower", "cat", "/etc/hosts"]);
+        anyhow::ensure!(
+            hosts.contains(&line) && hosts.matches("store").count() == 1,
+            "{hosts}"
+        );
+        Ok(Some(()))
+    })
+    .unwrap();
+    play.ok(&["rm", "-f", "follower", "usurper"]);
 }

@@ -69,6 +69,56 @@ pub(crate) fn check(inner: &Inner, record: &Record, mode: &NetworkMode) -> Resul
     Ok(())
 }
 
+/// A container of the default bridge has started: the hosts lines of those that are linked to it follow. Blocking, and nothing
+/// to do where no container has links.
+pub(crate) fn follow(inner: &Inner, started: &Container) {
+    if !inner.has_links() {
+        return;
+    }
+    for container in inner.containers.all() {
+        let record = container.record();
+        let linked = |text: &String| {
+            let (target, _) = parse(text).ok()?;
+            inner
+                .containers
+                .find(&target)
+                .ok()
+                .filter(|found| found.id == started.id)
+        };
+        let wanted = record
+            .host
+            .links
+            .iter()
+            .flatten()
+            .any(|text| linked(text).is_some());
+        if container.id == started.id || !wanted || !container.status().has_process() {
+            continue;
+        }
+        if let Err(e) = rewrite(inner, &container, &record) {
+            tracing::warn!(container = %container.id, error = %e, "rewrite the hosts lines of links");
+        }
+    }
+}
+
+/// Puts the lines of links that can be made in the place of those that are there.
+fn rewrite(inner: &Inner, container: &Container, record: &Record) -> Result<()> {
+    let path = container.dir.join("hosts");
+    let text = std::fs::read_to_string(&path).doing(|| format!("read {}", path.display()))?;
+    let aliases: Vec<String> = record
+        .host
+        .links
+        .iter()
+        .flatten()
+        .filter_map(|text| Some(parse(text).ok()?.1))
+        .collect();
+    let ours = |line: &&str| {
+        let alias = line.split_whitespace().nth(1);
+        alias.is_some_and(|alias| aliases.iter().any(|a| a == alias))
+    };
+    let rest: String = text.split_inclusive('\n').filter(|line| !ours(line)).collect();
+    etc_files::write(&container.dir, "hosts", &(rest + &hosts(inner, record)?))
+}
+
 /// `docker rm --link CONTAINER/ALIAS`.
 pub(crate) async fn remove(inner: &Arc<Inner>, word: &str) -> Result<()> {
     let missing = || Error::not_found(format!("No such link: {word}"));

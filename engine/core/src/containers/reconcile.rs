@@ -57,6 +57,7 @@ pub(crate) fn load(inner: &Inner) -> Result<()> {
                 ..State::default()
             })
         });
+        inner.note_links(&record);
         if inner.containers.reserve(&record.name, &record.id).is_err() {
             tracing::error!(container = %record.id, name = %record.name, "two containers have this name");
         }

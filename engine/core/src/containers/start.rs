@@ -15,7 +15,7 @@ use super::container::Container;
 use super::launch::{self, Shared};
 use super::modes::NetworkMode;
 use super::record::{Place, Status};
-use super::{create, monitor, network, remove};
+use super::{create, links, monitor, network, remove};
 use crate::clock;
 use crate::error::{Doing, Error, Result};
 use crate::inner::{Inner, blocking};
@@ -297,7 +297,7 @@ async fn create_task(inner: &Inner, container: &Container, task: &Task) -> Resul
 }
 
 /// Connects those who wait, then lets the process go.
-async fn begin(inner: &Inner, container: &Arc<Container>, task: &Arc<Task>, pid: u32) -> Result<()> {
+async fn begin(inner: &Arc<Inner>, container: &Arc<Container>, task: &Arc<Task>, pid: u32) -> Result<()> {
     for pending in container.go_live(task.clone()) {
         match task.attach(&pending.request).await {
             // A client that went away in the meantime is no reason to fail.
@@ -319,6 +319,10 @@ async fn begin(inner: &Inner, container: &Arc<Container>, task: &Arc<Task>, pid:
         s.error.clear();
         s.oom_killed = false;
     });
+    if inner.has_links() {
+        let (inner, started) = (inner.clone(), container.clone());
+        tokio::task::spawn_blocking(move || links::follow(&inner, &started));
+    }
     let state = container.state();
     for place in &state.places {
         inner.network_event("connect", place, &container.id);

@@ -259,8 +259,7 @@ fn predefined(dir: &Path) -> Result<Predefined> {
 /// Removes what is left of a network without a record: the bridge by its own record, then the directory.
 fn undo(dir: &Path) {
     let removed = || -> Result<()> {
-        let bridge = kelson_network::Network::open(dir, NetworkConfig::default())?;
-        bridge.reconcile(&[], false)?;
+        kelson_network::Network::open(dir, NetworkConfig::default())?.shutdown()?;
         store::remove_tree(dir)
     };
     if let Err(e) = removed() {

@@ -12,6 +12,7 @@ const FILTERS: [&str; 8] = [
     "dangling", "driver", "id", "label", "label!", "name", "scope", "type",
 ];
 
+/// All that match, without their containers, which only inspect shows.
 pub(crate) fn list(inner: &Inner, filters: &Filters) -> Result<Vec<Network>> {
     filters
         .only(&FILTERS)
@@ -25,9 +26,8 @@ pub(crate) fn list(inner: &Inner, filters: &Filters) -> Result<Vec<Network>> {
     let any = |key: &str, test: &dyn Fn(&str) -> bool| !filters.has(key) || filters.get(key).any(test);
     let mut out = Vec::new();
     for found in all(inner) {
-        let network = describe(inner, &found)?;
+        let network = properties(inner, &found)?;
         let builtin = matches!(found, Found::Predefined(_));
-        let empty = network.containers.as_ref().is_none_or(Map::is_empty);
         let no_labels = Map::new();
         let labels = network.labels.as_ref().unwrap_or(&no_labels);
         let wanted = any("name", &|w| network.name.contains(w))
@@ -38,7 +38,9 @@ pub(crate) fn list(inner: &Inner, filters: &Filters) -> Result<Vec<Network>> {
             && filters.labels_match("label", labels)
             && !(filters.has("label!") && filters.labels_match("label!", labels))
             // The predefined ones are never dangling.
-            && dangling.is_none_or(|d| d == (empty && !builtin));
+            && dangling.is_none_or(|d| {
+                d == (!builtin && containers(inner, &network.id, &network.name).is_empty())
+            });
         if wanted {
             out.push(network);
         }
@@ -64,11 +66,16 @@ pub(crate) fn inspect(inner: &Inner, word: &str) -> Result<Network> {
     }
 }
 
+/// Without its containers.
+fn properties(inner: &Inner, found: &Found) -> Result<Network> {
+    match found {
+        Found::Predefined(name) => predefined(inner, name),
+        Found::User(network) => Ok(network.record.describe()),
+    }
+}
+
 fn describe(inner: &Inner, found: &Found) -> Result<Network> {
-    let mut network = match found {
-        Found::Predefined(name) => predefined(inner, name)?,
-        Found::User(network) => network.record.describe(),
-    };
+    let mut network = properties(inner, found)?;
     network.containers = Some(containers(inner, &network.id, &network.name));
     Ok(network)
 }

@@ -95,6 +95,7 @@ pub(crate) async fn run(
     match made {
         Ok(container) => {
             inner.images.touch(image.id());
+            inner.note_links(&container.record());
             inner.containers.insert(container.clone());
             inner.emit(&container, "create", &[]);
             warnings.sort();
