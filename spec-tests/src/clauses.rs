@@ -47,7 +47,7 @@ impl Table {
             Self::Engine => {
                 "# Coverage of an engine\n\n<!-- Generated: kelson-spec-tests report --coverage engine. -->\n\n\
                  What users do with an engine (A1 run, lifecycle and state; A2 exec, attach, logs, figures, inspect; A3 images, names,\n\
-                 layers, registry) and the operations of the Docker Engine API 1.56, and the cases that ask for them or the reason why none\n\
+                 layers, registry; A5 networks) and the operations of the Docker Engine API 1.56, and the cases that ask for them or the reason why none\n\
                  does. There is no specification with a MUST: what is asked is what the API's description and stock dockerd agree on.\n"
             }
         }

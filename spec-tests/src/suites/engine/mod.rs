@@ -11,6 +11,7 @@ mod lifecycle;
 mod list;
 mod logs;
 mod network;
+mod networks;
 mod registry;
 mod removal;
 mod restart;
@@ -37,6 +38,7 @@ pub fn cases() -> Vec<Case> {
     all.extend(removal::cases());
     all.extend(list::cases());
     all.extend(network::cases());
+    all.extend(networks::cases());
     all.extend(volumes::cases());
     all.extend(exec::cases());
     all.extend(attach::cases());
