@@ -92,12 +92,15 @@ soak: need-root test-packages ## the long forms of tests that CI samples (needs 
 	KELSON_BIN_DIR=$(BIN) KELSON_KILL_ROUNDS=200 $(CARGO) test --locked -p kelson-engine --test stories killing -- --nocapture
 
 .PHONY: install
-install: build ## install the programs into PREFIX/bin, the unit files into PREFIX/lib/systemd/system
+install: build ## install the programs into PREFIX/bin, unit files and completions beside them
 	install -d $(DESTDIR)$(PREFIX)/bin
 	install -m 755 $(PROGRAMS:%=$(BIN)/%) $(DESTDIR)$(PREFIX)/bin/
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
 	sed 's|@BINDIR@|$(PREFIX)/bin|' engine/systemd/kelson.service > $(DESTDIR)$(PREFIX)/lib/systemd/system/kelson.service
 	install -m 644 engine/systemd/kelson.socket $(DESTDIR)$(PREFIX)/lib/systemd/system/
+	install -D -m 644 engine/cli/completions/kelson.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/kelson
+	install -D -m 644 engine/cli/completions/kelson.zsh $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_kelson
+	install -D -m 644 engine/cli/completions/kelson.fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/kelson.fish
 
 .PHONY: clean
 clean: ## remove everything that was built

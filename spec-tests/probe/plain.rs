@@ -38,6 +38,7 @@ pub fn act(words: &[String]) -> Ending {
         "print-bare" => bare(&all()),
         "warn" => warn(&all()),
         "count" => count(number(1), number(2)),
+        "flood" => flood(number(1), number(2) as usize),
         "tick" => count(u64::MAX, number(1)),
         "show" => fs::read(text(1)).and_then(|bytes| out(&bytes)),
         "env" => std::env::vars().try_for_each(|(name, value)| say(&format!("{name}={value}"))),
@@ -86,6 +87,15 @@ fn count(to: u64, pause: u64) -> io::Result<()> {
         std::thread::sleep(Duration::from_millis(pause));
     }
     Ok(())
+}
+
+/// Writes lines of `width` bytes, their ends included, each by a write of its own.
+fn flood(lines: u64, width: usize) -> io::Result<()> {
+    let mut line = vec![b'x'; width.max(1)];
+    if let Some(end) = line.last_mut() {
+        *end = b'\n';
+    }
+    (0..lines).try_for_each(|_| out(&line))
 }
 
 fn cat() -> io::Result<()> {

@@ -151,6 +151,11 @@ impl Client {
         Request::new(self, "DELETE", path.into())
     }
 
+    /// Leaves an engine that is not there alone.
+    pub fn never_start(&mut self) {
+        self.may_start = false;
+    }
+
     /// A bare connection to the engine.
     pub fn dial(&self) -> anyhow::Result<Connection> {
         self.connect()

@@ -20,6 +20,7 @@ mod tty;
 use std::process::ExitCode;
 
 use argv::{Parsed, Request};
+use commands::completion;
 use error::Failure;
 use format::help;
 use session::{PROGRAM, Session};
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         .collect();
     let result = match &args[..] {
         [launch, engine] if launch == autostart::LAUNCH => Err(autostart::become_engine(engine)),
+        [question, words @ ..] if question == completion::QUESTION => completion::answer(words),
         _ => run(&args),
     };
     match result {

@@ -14,7 +14,8 @@ use crate::contexts::{DEFAULT, Store};
 /// Where our engine listens unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/kelson/kelson.sock";
 
-const GLOBALS: &[Flag] = &[
+/// The global flags.
+pub const GLOBALS: &[Flag] = &[
     value("config", "string", "Location of client config files").default("\"~/.docker\""),
     value(
         "context",

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 
 use super::report::Document;
-use super::{Effort, chart, clients, engine, images, runtime};
+use super::{Effort, chart, clients, engine, images, logs, runtime};
 use crate::engine::Address;
 
 /// Arguments of `bench`.
@@ -37,17 +37,31 @@ pub struct BenchArguments {
     #[command(flatten)]
     options: Options,
     #[command(subcommand)]
-    clients: Option<Clients>,
+    task: Option<Task>,
 }
 
 #[derive(Debug, Subcommand)]
-enum Clients {
+enum Task {
     /// `run --rm` as it is typed: kelson, podman and docker, with daemons of their own that the bench starts
     Clients {
         #[command(flatten)]
         programs: Programs,
         #[command(flatten)]
         options: Options,
+    },
+    /// What a container prints: kept, and read by `logs`: the same three, and a pipe
+    Logs {
+        #[command(flatten)]
+        programs: Programs,
+        /// Lines of 100 bytes
+        #[arg(long, value_name = "N", default_value_t = 2_000_000, value_parser = at_least_one)]
+        lines: usize,
+        /// Runs and reads per contender
+        #[arg(long, value_name = "N", default_value_t = 3, value_parser = at_least_one)]
+        times: usize,
+        /// Write the figures to this file as JSON, too
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
     },
     /// `pull`, `save` and `load` of an image of six layers, 360 MB: the same three, and a docker-registry for each
     Images {
@@ -157,11 +171,23 @@ fn publish(document: &Document, json: Option<&PathBuf>, svg: Option<&PathBuf>) -
 /// # Errors
 /// When there is nothing that could be timed.
 pub fn act(arguments: BenchArguments) -> Result<()> {
-    match arguments.clients {
-        Some(Clients::Clients { programs, options }) => {
+    match arguments.task {
+        Some(Task::Clients { programs, options }) => {
             return options.publish(&clients::compare(&programs.into(), options.effort())?);
         }
-        Some(Clients::Images {
+        Some(Task::Logs {
+            programs,
+            lines,
+            times,
+            json,
+        }) => {
+            return publish(
+                &logs::compare(&programs.into(), lines, times)?,
+                json.as_ref(),
+                None,
+            );
+        }
+        Some(Task::Images {
             programs,
             registry,
             times,

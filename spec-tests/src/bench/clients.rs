@@ -92,6 +92,12 @@ pub(super) struct Engine {
 }
 
 impl Engine {
+    /// What is typed to have it do something.
+    pub(super) fn command(&self, words: &[&str]) -> Vec<String> {
+        let words = words.iter().map(|&word| word.to_owned());
+        self.client.iter().cloned().chain(words).collect()
+    }
+
     fn read_memory(&self, worker: &mut Worker, report: &mut Report) -> Result<()> {
         thread::sleep(SETTLE);
         self.add_up(worker, self.daemons, "idle, after the bench", report)?;
@@ -171,7 +177,7 @@ pub(super) fn podman(programs: &Programs, place: &Path, archive: &Path) -> Resul
     fs::create_dir_all(place)?;
     // A root without CAP_SYS_RESOURCE can't raise the limits that podman would set.
     let configuration = "[containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\n\
-                         [engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\n";
+                         log_driver = \"k8s-file\"\n[engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\n";
     let file = place.join("containers.conf");
     fs::write(&file, configuration)?;
     let client = [

@@ -13,10 +13,10 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use super::clients::{self, Engine, Programs};
+use super::repeat::{Repeated, keep_in_memory};
 use super::report::{self, Document, Memory, Report};
 use super::runtime::text;
-use super::worker::Worker;
-use super::{Contestant, Effort, REST, Runner, measure};
+use super::{Effort, Runner, measure};
 use crate::eventually::eventually;
 use crate::image;
 
@@ -28,8 +28,6 @@ const LAYERS: usize = 6;
 const LAYER_SIZE: u64 = 60 << 20;
 /// Larger files would make layers unequal.
 const FILE_MAX: u64 = 8 << 20;
-/// In every enclosure, on a tmpfs of its own.
-const DATA: &str = "/dev/shm/bench-data";
 /// For a registry of ours to answer, and for an image to get into it.
 const START: Duration = Duration::from_secs(60);
 
@@ -72,7 +70,7 @@ pub fn compare(programs: &Programs, registry: &Path, times: usize) -> Result<Doc
         let mut report = Report::new(task.title());
         let mut runners = Vec::new();
         for engine in &engines {
-            match Client::start(engine, task, scratch.path(), &archive) {
+            match start(engine, task, scratch.path(), &archive) {
                 Ok(client) => runners.push(Runner::new(&engine.contender.name, false, client)),
                 Err(error) => report.note(format!("{} is missing: {error:#}", engine.contender.name)),
             }
@@ -99,21 +97,7 @@ pub fn compare(programs: &Programs, registry: &Path, times: usize) -> Result<Doc
     Ok(Document::new(who.collect(), reports))
 }
 
-/// Puts an engine's data in the enclosure's own memory. Each pull here comes right after a removal, and ext4 takes no inode that was
-/// freed in the last minute: it looks at all of them for each new file, which would be most of what is measured, of every engine.
-fn keep_in_memory(engine: &mut Engine, place: &Path) {
-    let data = text(&place.join("data"));
-    let move_it = |words: &mut Vec<String>| {
-        for word in words {
-            *word = word.replace(&data, DATA);
-        }
-    };
-    move_it(&mut engine.client);
-    let job = &mut engine.contender.job;
-    job.daemons.iter_mut().chain(job.ready.as_mut()).for_each(move_it);
-}
-
-fn memory(engine: &Engine, runner: &mut Runner<Client>, report: &mut Report) -> Result<()> {
+fn memory(engine: &Engine, runner: &mut Runner<Repeated>, report: &mut Report) -> Result<()> {
     let all = runner.contestant.worker.memory()?;
     let those = all
         .iter()
@@ -148,80 +132,33 @@ impl Task {
     }
 }
 
-/// One engine and what it does again and again; what undoes it is not measured.
-struct Client {
-    worker: Worker,
-    undo: Option<Vec<String>>,
-    /// CPU time of what is not measured.
-    apart: Duration,
-}
-
-impl Client {
-    fn start(engine: &Engine, task: Task, scratch: &Path, archive: &Path) -> Result<Self> {
-        let with = |words: &[&str]| {
-            let words = words.iter().map(|w| (*w).to_owned());
-            engine
-                .client
-                .iter()
-                .cloned()
-                .chain(words)
-                .collect::<Vec<String>>()
-        };
-        let name = &engine.contender.name;
-        let insecure: &[&str] = if name == "podman" {
-            &["--tls-verify=false"]
-        } else {
-            &[]
-        };
-        let full = format!("{REGISTRY}/{NAME}");
-        let (archive, saved) = (text(archive), text(&scratch.join(format!("saved-{name}.tar"))));
-        let mut job = engine.contender.job.clone();
-        // A save ends in a file that podman, for one, does not overwrite.
-        let remove_saved = vec!["rm".to_owned(), "-f".to_owned(), saved.clone()];
-        let (command, undo) = match task {
-            Task::Pull => (
-                with(&[&["pull"], insecure, &[&full]].concat()),
-                with(&["rmi", "-f", &full]),
-            ),
-            Task::Save => {
-                job.prepare = vec![with(&["load", "--input", &archive])];
-                (with(&["save", "--output", &saved, NAME]), remove_saved)
-            }
-            Task::Load => (with(&["load", "--input", &archive]), with(&["rmi", "-f", NAME])),
-        };
-        job.command = command;
-        let worker = Worker::start(&job)?;
-        let mut client = Self {
-            worker,
-            undo: Some(undo),
-            apart: Duration::ZERO,
-        };
-        client.run().context("warm-up")?;
-        Ok(client)
-    }
-}
-
-impl Contestant for Client {
-    fn run(&mut self) -> Result<Duration> {
-        let wall = self.worker.run()?;
-        if let Some(undo) = &self.undo {
-            // What the engine left for later belongs to what was measured.
-            std::thread::sleep(REST);
-            let before = self.worker.cpu()?;
-            self.worker.perform(undo.clone())?;
-            std::thread::sleep(REST);
-            self.apart += self.worker.cpu()?.saturating_sub(before);
+/// One engine that does the task again and again.
+fn start(engine: &Engine, task: Task, scratch: &Path, archive: &Path) -> Result<Repeated> {
+    let with = |words: &[&str]| engine.command(words);
+    let name = &engine.contender.name;
+    let insecure: &[&str] = if name == "podman" {
+        &["--tls-verify=false"]
+    } else {
+        &[]
+    };
+    let full = format!("{REGISTRY}/{NAME}");
+    let (archive, saved) = (text(archive), text(&scratch.join(format!("saved-{name}.tar"))));
+    let mut job = engine.contender.job.clone();
+    // A save ends in a file that podman, for one, does not overwrite.
+    let remove_saved = vec!["rm".to_owned(), "-f".to_owned(), saved.clone()];
+    let (command, undo) = match task {
+        Task::Pull => (
+            with(&[&["pull"], insecure, &[&full]].concat()),
+            with(&["rmi", "-f", &full]),
+        ),
+        Task::Save => {
+            job.prepare = vec![with(&["load", "--input", &archive])];
+            (with(&["save", "--output", &saved, NAME]), remove_saved)
         }
-        Ok(wall)
-    }
-
-    fn run_many(&mut self, _: usize) -> Result<Duration> {
-        anyhow::bail!("images are pulled one at a time")
-    }
-
-    fn cpu(&mut self) -> Result<Duration> {
-        Ok(self.worker.cpu()?.saturating_sub(self.apart))
-    }
+        Task::Load => (with(&["load", "--input", &archive]), with(&["rmi", "-f", NAME])),
+    };
+    job.command = command;
+    Repeated::start(&job, Some(undo))
 }
 
 /// Tars of what this machine has below `/usr`, bottom first.

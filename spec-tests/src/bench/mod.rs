@@ -12,6 +12,8 @@ pub mod chart;
 pub mod clients;
 pub mod engine;
 pub mod images;
+pub mod logs;
+mod repeat;
 pub mod report;
 pub mod runtime;
 pub mod stats;

@@ -1,5 +1,6 @@
 //! The table of commands. Each is a file of its own with its flags, its help and what it does.
 
+pub mod completion;
 pub mod container;
 pub mod context;
 pub mod filters;
@@ -16,6 +17,7 @@ use crate::argv::Command;
 
 /// Every command.
 pub static ALL: &[&Command] = &[
+    &completion::COMMAND,
     &container::attach::COMMAND,
     &container::commit::COMMAND,
     &container::cp::COMMAND,
