@@ -263,8 +263,8 @@ fn configurations_are_checked() {
         !ok && text.contains("specified both as a flag and in the configuration file: debug"),
         "{text}"
     );
-    let (ok, text) = check("{\"tls\":true}", &[]);
-    assert!(!ok && text.contains("TLS"), "{text}");
+    let (ok, text) = check("{\"tlscert\":\"/cert.pem\"}", &[]);
+    assert!(!ok && text.contains("TLS is off"), "{text}");
     assert!(!check("{", &[]).0);
     let out = Command::new(KELSOND)
         .args(["--validate", "--config-file", "/nonexistent/x"])
