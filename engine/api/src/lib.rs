@@ -20,6 +20,7 @@ pub mod info;
 pub mod network;
 pub mod ports;
 pub mod progress;
+pub mod stats;
 pub mod stream;
 pub mod version;
 pub mod volume;
@@ -36,6 +37,7 @@ pub use image::*;
 pub use info::*;
 pub use network::*;
 pub use progress::*;
+pub use stats::*;
 pub use version::*;
 pub use volume::*;
 

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use kelson_api::{
-    ContainerCreateRequest, ContainerInspect, ContainerSummary, ContainersPruneReport, DiskUsage,
-    EndpointSettings, ExecCreateRequest, ExecInspect, Filters, Network, NetworkCreateRequest,
-    NetworksPruneReport, SystemInfo, TopResponse, Volume, VolumeCreateRequest, VolumeList,
-    VolumesPruneReport,
+    ContainerCreateRequest, ContainerInspect, ContainerSummary, ContainerUpdateRequest,
+    ContainersPruneReport, DiskUsage, EndpointSettings, ExecCreateRequest, ExecInspect, Filters, Network,
+    NetworkCreateRequest, NetworksPruneReport, SystemInfo, TopResponse, Volume, VolumeCreateRequest,
+    VolumeList, VolumesPruneReport,
 };
 use kelson_images::{Change, Image, ImageId, Images, PathStat, Pruned, Removed};
 
@@ -18,8 +18,8 @@ use crate::config::EngineConfig;
 use crate::containers::commit::Commit;
 use crate::containers::files::{ExtractArchive, TarSource};
 use crate::containers::{
-    attach, commit, connect, create, exec, files, inspect, links, list, logs, reconcile, remove, start, stop,
-    top, wait,
+    attach, commit, connect, create, exec, files, inspect, links, list, logs, reconcile, remove, start,
+    stats, stop, top, update, wait,
 };
 use crate::error::Result;
 use crate::info;
@@ -27,7 +27,7 @@ use crate::inner::{Inner, blocking, open_blocking};
 use crate::networks;
 use crate::types::{
     AttachOptions, Attached, Created, EventOptions, EventStream, ExecStartOptions, ListOptions, LogOptions,
-    Logs, RemoveOptions, StopOptions, WaitCondition, Waiting,
+    Logs, RemoveOptions, StatsMode, StatsStream, StopOptions, WaitCondition, Waiting,
 };
 use crate::volumes::copy;
 
@@ -192,6 +192,22 @@ impl Engine {
         let size = [("height", height.to_string()), ("width", width.to_string())];
         self.inner.emit(&container, "resize", &size);
         Ok(())
+    }
+
+    /// Changes its limits and its restart policy; returns what the user should know.
+    ///
+    /// # Errors
+    /// `Invalid` and `Conflict` in docker's words; what the kernel said of a limit it does not take. Nothing is changed then.
+    pub async fn container_update(&self, name: &str, request: ContainerUpdateRequest) -> Result<Vec<String>> {
+        update::run(&self.inner, name, request).await
+    }
+
+    /// What it uses. Of a container that does not run all figures are zero.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub async fn container_stats(&self, name: &str, mode: StatsMode) -> Result<StatsStream> {
+        stats::run(&self.inner, name, mode)
     }
 
     /// Gives it another name.

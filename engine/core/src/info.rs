@@ -158,7 +158,7 @@ fn cgroup_has(unified: bool, controller: &str, file: &str) -> bool {
     Path::new("/sys/fs/cgroup").join(controller).join(file).exists()
 }
 
-fn mem_total() -> i64 {
+pub(crate) fn mem_total() -> i64 {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let kib: Option<i64> = text.lines().find_map(|l| {
         l.strip_prefix("MemTotal:")?

@@ -27,5 +27,6 @@ pub use engine::Engine;
 pub use error::{Error, Kind, Result};
 pub use types::{
     AttachOptions, Attached, Created, EventOptions, EventStream, ExecStartOptions, Frame, FrameStream,
-    ListOptions, LogOptions, Logs, Nanos, RemoveOptions, StopOptions, WaitCondition, WaitOutcome, Waiting,
+    ListOptions, LogOptions, Logs, Nanos, RemoveOptions, StatsMode, StatsStream, StopOptions, WaitCondition,
+    WaitOutcome, Waiting,
 };

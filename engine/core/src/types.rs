@@ -89,6 +89,20 @@ impl Waiting {
     }
 }
 
+/// Samples of what a container uses, until it is removed.
+pub type StatsStream = Pin<Box<dyn Stream<Item = Result<kelson_api::ContainerStats>> + Send>>;
+
+/// How many samples `container_stats` gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StatsMode {
+    /// One after the other, a second apart.
+    Stream,
+    /// One, with the processor's figures of a second before.
+    Pair,
+    /// One, at once, with none from before.
+    OneShot,
+}
+
 /// What of the log, and how.
 #[derive(Debug, Clone, Default)]
 pub struct LogOptions {

@@ -17,6 +17,7 @@ mod everyday;
 mod files;
 mod init;
 mod killing;
+mod limits;
 mod log_drivers;
 mod networks;
 mod peers;

@@ -442,7 +442,7 @@ pub(crate) fn document(
 }
 
 /// Absolute below the engine's parent, or systemd's `slice:prefix:name`.
-fn cgroups_path(inner: &Inner, record: &Record) -> String {
+pub(crate) fn cgroups_path(inner: &Inner, record: &Record) -> String {
     let own = record.host.cgroup_parent.as_str();
     if inner.config.systemd_cgroup {
         let slice = if own.is_empty() { "system.slice" } else { own };

@@ -24,8 +24,10 @@ pub(crate) mod record;
 pub(crate) mod remove;
 pub(crate) mod restart;
 pub(crate) mod start;
+pub(crate) mod stats;
 pub(crate) mod stop;
 pub(crate) mod top;
+pub(crate) mod update;
 pub(crate) mod wait;
 
 use std::path::PathBuf;

@@ -12,7 +12,7 @@ use tokio::sync::OwnedMutexGuard;
 use super::container::Container;
 use super::modes::RestartPolicy;
 use super::record::{Record, State, Status};
-use super::{adopt, commit, monitor, network, remove, restart, start};
+use super::{adopt, commit, monitor, network, remove, restart, start, update};
 use crate::clock;
 use crate::error::{Doing, Kind, Result};
 use crate::inner::Inner;
@@ -200,6 +200,9 @@ async fn take_over(inner: &Arc<Inner>, container: &Arc<Container>, record: &Task
     });
     if container.state().still_for_commit {
         commit::thaw(inner, container, &task).await;
+    }
+    if container.state().pending_update.is_some() {
+        update::again(container, &task).await;
     }
     tokio::spawn(monitor::watch(inner.clone(), container.clone(), task, None));
     true

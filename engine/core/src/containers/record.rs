@@ -1,4 +1,4 @@
-//! What is kept of a container: the record (what was asked for; changes with rename only) and the state (what became of
+//! What is kept of a container: the record (what was asked for; changes with rename and update only) and the state (what became of
 //! it; changes all the time). Two files, so that a torn state never costs the record.
 
 use std::path::{Path, PathBuf};
@@ -145,6 +145,9 @@ pub(crate) struct State {
     /// Frozen by a commit that has not ended: a daemon that is started again thaws it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub still_for_commit: bool,
+    /// An update whose end is not known: a daemon that is started again does it again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending_update: Option<Box<HostConfig>>,
     /// Its places on networks while it runs, the network of its mode first.
     #[serde(default)]
     pub places: Vec<Place>,
@@ -183,6 +186,7 @@ impl Default for State {
             restart_count: 0,
             manually_stopped: false,
             still_for_commit: false,
+            pending_update: None,
             places: Vec::new(),
             ports: Vec::new(),
             old_endpoint: None,

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use crate::containers::record::Record;
 use users::ExecUser;
 
-pub(crate) use resources::check as check_resources;
+pub(crate) use resources::{changes as changed_resources, check as check_resources};
 
 /// Version of the runtime-spec that the documents are written for. runc 1.1 refuses more than 1.0 with a suffix it does not
 /// know, and nothing newer is used.

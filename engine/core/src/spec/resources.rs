@@ -98,6 +98,28 @@ pub(super) fn all(inputs: &Inputs<'_>) -> Value {
     Value::Object(out)
 }
 
+/// What of `linux.resources` an update from `old` to `new` changes; `None`: nothing.
+pub(crate) fn changes(old: &HostConfig, new: &HostConfig) -> Option<Value> {
+    let mut out = Map::new();
+    let (before, mut after) = (memory(old), memory(new));
+    if before != after {
+        // On v1 the kernel refuses a limit below what is in use; on v2 it would kill for it.
+        after.insert("checkBeforeUpdate".into(), json!(true));
+        out.insert("memory".into(), Value::Object(after));
+    }
+    if cpu(old) != cpu(new) {
+        out.insert("cpu".into(), Value::Object(cpu(new)));
+    }
+    if old.blkio_weight != new.blkio_weight && new.blkio_weight > 0 {
+        out.insert("blockIO".into(), json!({"weight": new.blkio_weight}));
+    }
+    let pids = |host: &HostConfig| host.pids_limit.filter(|n| *n > 0).unwrap_or(-1);
+    if pids(old) != pids(new) {
+        out.insert("pids".into(), json!({"limit": pids(new)}));
+    }
+    (!out.is_empty()).then_some(Value::Object(out))
+}
+
 fn devices(inputs: &Inputs<'_>) -> Vec<Value> {
     let host = &inputs.record.host;
     if host.privileged {

@@ -10,7 +10,8 @@ use std::time::Duration;
 use kelson_shim_proto::error::{COMMAND_NOT_EXECUTABLE, COMMAND_NOT_FOUND, Code, Failure, decode};
 use kelson_shim_proto::task::{
     Any, CreateTaskRequest, DeleteRequest, ExecProcessRequest, KillRequest, Mount, PauseRequest, PidsRequest,
-    ResizePtyRequest, ResumeRequest, StartRequest, StateRequest, Status, TaskClient, Timestamp, WaitRequest,
+    ResizePtyRequest, ResumeRequest, StartRequest, StateRequest, Status, TaskClient, Timestamp,
+    UpdateTaskRequest, WaitRequest,
 };
 use procfs::FromRead as _;
 use protobuf::MessageField;
@@ -299,6 +300,28 @@ impl Task {
             .resume(with_duration(QUICK), &request)
             .await
             .map_err(|e| failed("unpause", &e))?;
+        Ok(())
+    }
+
+    /// Changes limits: `resources` is `linux.resources` of the runtime-spec. Those that it does not name stay.
+    ///
+    /// # Errors
+    /// What the runtime reported; it has set back what it had changed by then.
+    pub async fn update(&self, resources: &serde_json::Value) -> Result<()> {
+        let any = Any {
+            type_url: "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources".into(),
+            value: serde_json::to_vec(resources).doing(|| "encode the limits")?,
+            ..Any::default()
+        };
+        let request = UpdateTaskRequest {
+            id: self.record.id.clone(),
+            resources: MessageField::some(any),
+            ..UpdateTaskRequest::default()
+        };
+        self.client
+            .update(with_duration(SLOW), &request)
+            .await
+            .map_err(|e| failed("update", &e))?;
         Ok(())
     }
 

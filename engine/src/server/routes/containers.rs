@@ -5,9 +5,15 @@ use crate::server::body::{Reply, json, status, stream, streaming};
 use crate::server::call::{Call, stream_type};
 use crate::server::errors::ApiError;
 use crate::server::versions::ApiVersion;
+use futures_util::StreamExt;
 use http::StatusCode;
-use kelson_api::{ContainerCreateRequest, ContainerCreateResponse, WaitError, WaitResponse};
-use kelson_core::{AttachOptions, ListOptions, LogOptions, RemoveOptions, StopOptions, WaitCondition};
+use kelson_api::{
+    ContainerCreateRequest, ContainerCreateResponse, ContainerUpdateRequest, ContainerUpdateResponse,
+    WaitError, WaitResponse,
+};
+use kelson_core::{
+    AttachOptions, ListOptions, LogOptions, RemoveOptions, StatsMode, StopOptions, WaitCondition,
+};
 use std::time::Duration;
 
 /// `GET /containers/json`.
@@ -203,6 +209,53 @@ pub async fn pause(call: Call) -> Result<Reply, ApiError> {
 pub async fn unpause(call: Call) -> Result<Reply, ApiError> {
     call.app.engine().await?.container_unpause(call.var("id")).await?;
     Ok(status(StatusCode::NO_CONTENT))
+}
+
+/// `POST /containers/{id}/update`.
+pub async fn update(mut call: Call) -> Result<Reply, ApiError> {
+    let request: ContainerUpdateRequest = call.json().await?;
+    let engine = call.app.engine().await?;
+    let warnings = engine.container_update(call.var("id"), request).await?;
+    json(StatusCode::OK, &ContainerUpdateResponse { warnings })
+}
+
+/// `GET /containers/{id}/stats`.
+pub async fn stats(call: Call) -> Result<Reply, ApiError> {
+    let mode = match (call.query.flag_or("stream", true), call.query.flag("one-shot")) {
+        (true, false) => StatsMode::Stream,
+        (false, false) => StatsMode::Pair,
+        (false, true) => StatsMode::OneShot,
+        (true, true) => {
+            return Err(ApiError::invalid("cannot have stream=true and one-shot=true"));
+        }
+    };
+    let engine = call.app.engine().await?;
+    let mut samples = engine.container_stats(call.var("id"), mode).await?;
+    if mode != StatsMode::Stream {
+        return match samples.next().await {
+            Some(sample) => json(StatusCode::OK, &sample?),
+            None => Err(ApiError::internal("no figures")),
+        };
+    }
+    let (sender, body) = stream();
+    tokio::spawn(async move {
+        loop {
+            let sample = tokio::select! {
+                sample = samples.next() => sample,
+                () = sender.closed() => return,
+            };
+            match sample {
+                Some(Ok(sample)) => {
+                    if sender.line(&sample, "\n").await.is_err() {
+                        return;
+                    }
+                }
+                Some(Err(error)) => return sender.abort(std::io::Error::other(error.to_string())).await,
+                None => return,
+            }
+        }
+    });
+    Ok(streaming("application/json", body))
 }
 
 /// `POST /containers/{id}/rename`.
