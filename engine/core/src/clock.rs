@@ -52,6 +52,28 @@ fn parse_seconds(text: &str) -> Option<Nanos> {
     Some(seconds * 1_000_000_000 + nanos)
 }
 
+/// Go's `Duration.String`: `1h2m3.5s`, `250ms`.
+pub(crate) fn go_string(duration: std::time::Duration) -> String {
+    let decimals = |whole: u64, part: u64, digits: usize| {
+        let text = format!("{whole}.{part:0digits$}");
+        text.trim_end_matches('0').trim_end_matches('.').to_owned()
+    };
+    let (seconds, nanos) = (duration.as_secs(), u64::from(duration.subsec_nanos()));
+    match (seconds, nanos) {
+        (0, 0) => return "0s".into(),
+        (0, n) if n < 1000 => return format!("{n}ns"),
+        (0, n) if n < 1_000_000 => return format!("{}µs", decimals(n / 1000, n % 1000, 3)),
+        (0, n) => return format!("{}ms", decimals(n / 1_000_000, n % 1_000_000, 6)),
+        _ => {}
+    }
+    let rest = decimals(seconds % 60, nanos, 9);
+    match (seconds / 3600, seconds / 60 % 60) {
+        (0, 0) => format!("{rest}s"),
+        (0, minutes) => format!("{minutes}m{rest}s"),
+        (hours, minutes) => format!("{hours}h{minutes}m{rest}s"),
+    }
+}
+
 /// Go's `time.ParseDuration`: `1h30m`, `1.5s`, `300ms`.
 pub(crate) fn go_duration(text: &str) -> Option<Nanos> {
     let mut rest = text;
@@ -88,6 +110,17 @@ pub(crate) fn go_duration(text: &str) -> Option<Nanos> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn durations_as_go_writes_them() {
+        for text in [
+            "0s", "7ns", "1.5µs", "500ms", "1.25ms", "1s", "30s", "1m0s", "1m0.5s", "1h0m2s",
+        ] {
+            let nanos = go_duration(text).unwrap();
+            let duration = std::time::Duration::from_nanos(nanos.try_into().unwrap());
+            assert_eq!(go_string(duration), text);
+        }
+    }
 
     #[test]
     fn times_of_filters() {

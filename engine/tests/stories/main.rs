@@ -15,6 +15,7 @@ mod compose;
 mod crash;
 mod everyday;
 mod files;
+mod health;
 mod init;
 mod killing;
 mod limits;

@@ -1,6 +1,8 @@
 //! Exec: a further process in a running container. Prepared ones are kept in memory only: they end with the container or
 //! with the daemon's interest in them.
 
+mod once;
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,6 +25,8 @@ use crate::names;
 use crate::spec::{ExecInputs, caps, exec_process};
 use crate::tasks::{AttachRequest, Stdio, Task};
 use crate::types::{Attached, ExecStartOptions, Frame};
+
+pub(crate) use once::run_to_end;
 
 /// Execs remembered per container; the oldest ended ones are forgotten first.
 const REMEMBERED: usize = 256;
@@ -65,6 +69,14 @@ impl Exec {
         if self.state().running {
             // One that closed its output and runs on is not waited for.
             let _ = tokio::time::timeout(EXIT_AFTER_OUTPUT, ended).await;
+        }
+    }
+
+    /// Waits until the exit code is recorded, however long it takes.
+    async fn until_ended(&self) {
+        let ended = self.ended.notified();
+        if self.state().exit_code.is_none() {
+            ended.await;
         }
     }
 

@@ -94,7 +94,11 @@ fn api_state(state: &State) -> ContainerState {
         error: state.error.clone(),
         started_at: state.started_at.clone(),
         finished_at: state.finished_at.clone(),
-        health: None,
+        health: state.health.as_ref().map(|h| kelson_api::Health {
+            status: h.status.as_str().into(),
+            failing_streak: h.failing_streak,
+            log: Some(h.log.clone()),
+        }),
     }
 }
 

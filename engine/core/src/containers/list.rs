@@ -6,7 +6,7 @@ use kelson_api::{ContainerSummary, Filters, Map, SummaryHostConfig, SummaryNetwo
 
 use super::container::{Container, Snapshot};
 use super::inspect;
-use super::record::{Record, State, Status};
+use super::record::{HealthStatus, Record, State, Status};
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::inner::Inner;
@@ -41,6 +41,8 @@ const STATUSES: [&str; 7] = [
     "dead",
 ];
 
+const HEALTH: [&str; 4] = ["none", "starting", "healthy", "unhealthy"];
+
 pub(crate) async fn run(inner: &Arc<Inner>, options: &ListOptions) -> Result<Vec<ContainerSummary>> {
     let filters = &options.filters;
     filters
@@ -49,6 +51,13 @@ pub(crate) async fn run(inner: &Arc<Inner>, options: &ListOptions) -> Result<Vec
     for status in filters.get("status") {
         if !STATUSES.contains(&status) {
             return Err(Error::invalid(format!("invalid filter 'status={status}'")));
+        }
+    }
+    for health in filters.get("health") {
+        if !HEALTH.contains(&health) {
+            return Err(Error::invalid(format!(
+                "Unrecognised filter value for health: {health}"
+            )));
         }
     }
     for code in filters.get("exited") {
@@ -148,7 +157,9 @@ fn matches(
                 .iter()
                 .any(|p| port_matches(w, p.host_port, p.proto.as_str()))
         })
-        && any("health", &|w| w == "none")
+        && any("health", &|w| {
+            w == state.health.as_ref().map_or("none", |h| h.status.as_str())
+        })
         && any("isolation", &|w| w == "default")
         && any("is-task", &|w| matches!(w, "false" | "0"))
         && ancestors
@@ -235,7 +246,14 @@ fn status_text(state: &State, now: Nanos) -> String {
     };
     match state.status {
         Status::Created => "Created".into(),
-        Status::Running => format!("Up {}", since(&state.started_at)),
+        Status::Running => {
+            let health = match &state.health {
+                None => String::new(),
+                Some(h) if h.status == HealthStatus::Starting => " (health: starting)".into(),
+                Some(h) => format!(" ({})", h.status.as_str()),
+            };
+            format!("Up {}{health}", since(&state.started_at))
+        }
         Status::Paused => format!("Up {} (Paused)", since(&state.started_at)),
         Status::Restarting => format!(
             "Restarting ({}) {} ago",

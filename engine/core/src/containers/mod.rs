@@ -9,6 +9,7 @@ pub(crate) mod create;
 pub(crate) mod etc_files;
 pub(crate) mod exec;
 pub(crate) mod files;
+pub(crate) mod health;
 pub(crate) mod init;
 pub(crate) mod inspect;
 pub(crate) mod launch;

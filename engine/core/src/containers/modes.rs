@@ -248,6 +248,8 @@ pub(crate) enum RestartPolicy {
     UnlessStopped,
     /// At most so many times; 0 is without limit.
     OnFailure(i64),
+    /// The same, and when its health check says that it is unhealthy; our own.
+    OnUnhealthy(i64),
 }
 
 impl RestartPolicy {
@@ -259,15 +261,16 @@ impl RestartPolicy {
             "" | "no" => Self::No,
             "always" => Self::Always,
             "unless-stopped" => Self::UnlessStopped,
-            "on-failure" if count < 0 => {
+            "on-failure" | "on-unhealthy" if count < 0 => {
                 return Err(Error::invalid(
                     "invalid restart policy: maximum retry count cannot be negative",
                 ));
             }
             "on-failure" => return Ok(Self::OnFailure(count)),
+            "on-unhealthy" => return Ok(Self::OnUnhealthy(count)),
             other => {
                 return Err(Error::invalid(format!(
-                    "invalid restart policy: unknown policy '{other}'; use one of 'no', 'always', 'on-failure', or 'unless-stopped'"
+                    "invalid restart policy: unknown policy '{other}'; use one of 'no', 'always', 'on-failure', 'on-unhealthy', or 'unless-stopped'"
                 )));
             }
         };

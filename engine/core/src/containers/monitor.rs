@@ -7,7 +7,7 @@ use kelson_shim_proto::exit::ExitRecord;
 
 use super::container::Container;
 use super::modes::RestartPolicy;
-use super::record::Status;
+use super::record::{HealthStatus, Status};
 use super::{network, remove, restart, start};
 use crate::clock;
 use crate::inner::Inner;
@@ -115,10 +115,17 @@ pub(crate) fn ended(inner: &Arc<Inner>, container: &Arc<Container>, exit: Exit, 
     let before = container.state();
     let policy = RestartPolicy::parse(&record.host).unwrap_or(RestartPolicy::No);
     let code = i64::from(exit.status);
+    // Stopped for that reason, it did not end well, whatever it says itself.
+    let unhealthy = matches!(policy, RestartPolicy::OnUnhealthy(_))
+        && before
+            .health
+            .as_ref()
+            .is_some_and(|h| h.status == HealthStatus::Unhealthy);
+    let counts_as = if unhealthy { code.max(1) } else { code };
     let again = !inner.is_shutting_down()
         && !container.restart_is_off()
         && !record.host.auto_remove
-        && restart::after_exit(policy, code, before.restart_count);
+        && restart::after_exit(policy, counts_as, before.restart_count);
     let ran = match (clock::nanos(&exit.at), clock::nanos(&before.started_at)) {
         (Some(end), Some(start)) => Duration::from_nanos(u64::try_from(end - start).unwrap_or(0)),
         _ => Duration::ZERO,
@@ -144,6 +151,11 @@ pub(crate) fn ended(inner: &Arc<Inner>, container: &Arc<Container>, exit: Exit, 
         s.oom_killed = oom;
         s.finished_at = exit.at;
         s.leave_networks();
+        // As docker: nobody looks any more.
+        for health in s.health.iter_mut() {
+            health.status = HealthStatus::Unhealthy;
+            health.probe = None;
+        }
         if again {
             s.restart_count += 1;
         }

@@ -12,7 +12,7 @@ use tokio::sync::OwnedMutexGuard;
 use super::container::Container;
 use super::modes::RestartPolicy;
 use super::record::{Record, State, Status};
-use super::{adopt, commit, monitor, network, remove, restart, start, update};
+use super::{adopt, commit, health, monitor, network, remove, restart, start, update};
 use crate::clock;
 use crate::error::{Doing, Kind, Result};
 use crate::inner::Inner;
@@ -204,6 +204,7 @@ async fn take_over(inner: &Arc<Inner>, container: &Arc<Container>, record: &Task
     if container.state().pending_update.is_some() {
         update::again(container, &task).await;
     }
+    health::watch(inner, container, &task);
     tokio::spawn(monitor::watch(inner.clone(), container.clone(), task, None));
     true
 }
@@ -219,8 +220,10 @@ enum Cut {
 }
 
 async fn cut_short(inner: &Arc<Inner>, container: &Arc<Container>, task: &TaskRecord) -> Cut {
+    let config = &container.record().config;
     let begin = |started_at: String, pid: u32| {
         container.update(|s| {
+            health::begin(config, s);
             s.status = Status::Running;
             s.pid = pid;
             s.started_at = started_at;

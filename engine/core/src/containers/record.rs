@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use kelson_api::{ContainerConfig, EndpointSettings, HostConfig, Map, ZERO_TIME};
+use kelson_api::{ContainerConfig, EndpointSettings, HealthResult, HostConfig, Map, ZERO_TIME};
 use kelson_network::{Endpoint, PortMapping};
 use serde::{Deserialize, Serialize};
 
@@ -124,6 +124,39 @@ impl Status {
     }
 }
 
+/// What the health check says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum HealthStatus {
+    #[default]
+    Starting,
+    Healthy,
+    Unhealthy,
+}
+
+impl HealthStatus {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Healthy => "healthy",
+            Self::Unhealthy => "unhealthy",
+        }
+    }
+}
+
+/// Results of a container's health check.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub(crate) struct Health {
+    pub status: HealthStatus,
+    /// Failures since the last success.
+    pub failing_streak: i64,
+    /// The last few.
+    pub log: Vec<HealthResult>,
+    /// Id of the exec that runs the check now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe: Option<String>,
+}
+
 /// What became of a container.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct State {
@@ -148,6 +181,9 @@ pub(crate) struct State {
     /// An update whose end is not known: a daemon that is started again does it again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pending_update: Option<Box<HostConfig>>,
+    /// Only with a health check, and once it has run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Health>,
     /// Its places on networks while it runs, the network of its mode first.
     #[serde(default)]
     pub places: Vec<Place>,
@@ -187,6 +223,7 @@ impl Default for State {
             manually_stopped: false,
             still_for_commit: false,
             pending_update: None,
+            health: None,
             places: Vec::new(),
             ports: Vec::new(),
             old_endpoint: None,

@@ -24,7 +24,9 @@ pub(crate) fn after_exit(policy: RestartPolicy, exit_code: i64, restarts: i64) -
     match policy {
         RestartPolicy::No => false,
         RestartPolicy::Always | RestartPolicy::UnlessStopped => true,
-        RestartPolicy::OnFailure(limit) => exit_code != 0 && (limit == 0 || restarts < limit),
+        RestartPolicy::OnFailure(limit) | RestartPolicy::OnUnhealthy(limit) => {
+            exit_code != 0 && (limit == 0 || restarts < limit)
+        }
     }
 }
 
@@ -32,7 +34,9 @@ pub(crate) fn after_exit(policy: RestartPolicy, exit_code: i64, restarts: i64) -
 pub(crate) fn at_start(policy: RestartPolicy, exit_code: i64, restarts: i64, manually_stopped: bool) -> bool {
     match policy {
         RestartPolicy::UnlessStopped => !manually_stopped,
-        RestartPolicy::OnFailure(_) => !manually_stopped && after_exit(policy, exit_code, restarts),
+        RestartPolicy::OnFailure(_) | RestartPolicy::OnUnhealthy(_) => {
+            !manually_stopped && after_exit(policy, exit_code, restarts)
+        }
         policy => after_exit(policy, exit_code, restarts),
     }
 }
@@ -58,10 +62,11 @@ mod tests {
 
     #[test]
     fn policies() {
-        use RestartPolicy::{Always, No, OnFailure, UnlessStopped};
+        use RestartPolicy::{Always, No, OnFailure, OnUnhealthy, UnlessStopped};
         assert!(!after_exit(No, 1, 0));
         assert!(after_exit(Always, 0, 99) && after_exit(UnlessStopped, 0, 99));
         assert!(!after_exit(OnFailure(0), 0, 0) && after_exit(OnFailure(0), 1, 99));
+        assert!(after_exit(OnUnhealthy(0), 1, 9) && !after_exit(OnUnhealthy(1), 1, 1));
         assert!(after_exit(OnFailure(2), 1, 1) && !after_exit(OnFailure(2), 1, 2));
         assert!(
             at_start(Always, 0, 0, true)

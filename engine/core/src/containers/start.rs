@@ -15,7 +15,7 @@ use super::container::Container;
 use super::launch::{self, Shared};
 use super::modes::NetworkMode;
 use super::record::{Place, Status};
-use super::{create, links, monitor, network, remove};
+use super::{create, health, links, monitor, network, remove};
 use crate::clock;
 use crate::error::{Doing, Error, Result};
 use crate::inner::{Inner, blocking};
@@ -61,6 +61,7 @@ pub(crate) async fn locked(
     container.no_restart(false);
     let error = match bring_up(inner, container).await {
         Ok(task) => {
+            health::watch(inner, container, &task);
             tokio::spawn(monitor::watch(inner.clone(), container.clone(), task, delay));
             return Ok(());
         }
@@ -311,6 +312,7 @@ async fn begin(inner: &Arc<Inner>, container: &Arc<Container>, task: &Arc<Task>,
         container.set_task(None);
         return Err(e);
     }
+    let record = container.record();
     container.update(|s| {
         s.status = Status::Running;
         s.pid = pid;
@@ -318,6 +320,7 @@ async fn begin(inner: &Arc<Inner>, container: &Arc<Container>, task: &Arc<Task>,
         s.exit_code = 0;
         s.error.clear();
         s.oom_killed = false;
+        health::begin(&record.config, s);
     });
     if inner.has_links() {
         let (inner, started) = (inner.clone(), container.clone());
@@ -327,7 +330,7 @@ async fn begin(inner: &Arc<Inner>, container: &Arc<Container>, task: &Arc<Task>,
     for place in &state.places {
         inner.network_event("connect", place, &container.id);
     }
-    for mount in container.record().mounts.iter().filter(|m| !m.name.is_empty()) {
+    for mount in record.mounts.iter().filter(|m| !m.name.is_empty()) {
         inner.volume_event("mount", container, mount);
     }
     inner.emit(container, "start", &[]);

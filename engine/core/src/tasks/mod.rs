@@ -397,7 +397,7 @@ impl Task {
 }
 
 /// SIGKILL to a process that is still the one of that start time; the pidfd keeps the pid from being reused in between.
-fn kill_process(pid: u32, start: u64) {
+pub(crate) fn kill_process(pid: u32, start: u64) {
     let Some(pid_) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) else {
         return;
     };

@@ -21,6 +21,7 @@ pub(super) fn check(
 ) -> Result<Vec<String>> {
     let mut warnings = Vec::new();
     names(config)?;
+    warnings.extend(crate::containers::health::check(config)?);
     let network = NetworkMode::parse(&host.network_mode)?;
     conflicts(config, host, &network, &mut warnings)?;
     NamespaceMode::pid(host)?;

@@ -56,11 +56,34 @@ pub(in crate::containers) fn merge(user: &mut ContainerConfig, image: &Container
     {
         user.entrypoint = None;
     }
-    if user.healthcheck.is_none() {
-        user.healthcheck.clone_from(&image.healthcheck);
-    }
+    merge_health(user, image);
     if user.shell.is_none() {
         user.shell.clone_from(&image.shell);
+    }
+}
+
+/// Field by field: `--health-interval` alone keeps the image's command.
+fn merge_health(user: &mut ContainerConfig, image: &ContainerConfig) {
+    let Some(image) = &image.healthcheck else {
+        return;
+    };
+    let Some(user) = &mut user.healthcheck else {
+        user.healthcheck = Some(image.clone());
+        return;
+    };
+    if user.test.as_ref().is_none_or(Vec::is_empty) {
+        user.test.clone_from(&image.test);
+    }
+    for (own, inherited) in [
+        (&mut user.interval, image.interval),
+        (&mut user.timeout, image.timeout),
+        (&mut user.start_period, image.start_period),
+        (&mut user.start_interval, image.start_interval),
+        (&mut user.retries, image.retries),
+    ] {
+        if *own == 0 {
+            *own = inherited;
+        }
     }
 }
 
@@ -141,6 +164,35 @@ mod tests {
             command(&ContainerConfig::default()).unwrap_err().to_string(),
             "no command specified"
         );
+    }
+
+    #[test]
+    fn a_health_check_is_merged_field_by_field() {
+        let health = |interval, test: &[&str]| kelson_api::HealthConfig {
+            test: Some(test.iter().map(|w| (*w).to_owned()).collect()),
+            interval,
+            retries: 7,
+            ..Default::default()
+        };
+        let image = ContainerConfig {
+            healthcheck: Some(health(5, &["CMD", "x"])),
+            ..Default::default()
+        };
+        let merged = |own| {
+            let mut user = ContainerConfig {
+                healthcheck: own,
+                ..Default::default()
+            };
+            merge(&mut user, &image);
+            user.healthcheck.unwrap()
+        };
+        assert_eq!(merged(None), health(5, &["CMD", "x"]));
+        let own = kelson_api::HealthConfig {
+            interval: 9,
+            ..Default::default()
+        };
+        assert_eq!(merged(Some(own)), health(9, &["CMD", "x"]));
+        assert_eq!(merged(Some(health(0, &["NONE"]))), health(5, &["NONE"]));
     }
 
     #[test]
