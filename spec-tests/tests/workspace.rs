@@ -13,7 +13,7 @@ use serde_json::Value;
 const LONGEST_FILE: usize = 700;
 
 /// Who may link whom. Programs meet at standard seams, not in memory.
-const MAY_LINK: [(&str, &[&str]); 15] = [
+const MAY_LINK: [(&str, &[&str]); 16] = [
     ("kelson-sys", &[]),
     ("kelson-cgroups", &["kelson-sys"]),
     ("kelson-runtime", &["kelson-cgroups", "kelson-sys"]),
@@ -25,11 +25,12 @@ const MAY_LINK: [(&str, &[&str]); 15] = [
     ),
     ("kelson-api", &[]),
     ("kelson-formats", &[]),
-    ("kelson-images", &["kelson-formats", "kelson-sys"]),
+    ("kelson-tls", &[]),
+    ("kelson-images", &["kelson-formats", "kelson-sys", "kelson-tls"]),
     ("kelson-network", &["kelson-sys"]),
     ("kelson-core", CORE),
     ("kelson-engine", ENGINE),
-    ("kelson-cli", &["kelson-api", "kelson-formats"]),
+    ("kelson-cli", &["kelson-api", "kelson-formats", "kelson-tls"]),
     ("kelson-spec-tests", &[]),
     ("kelson-floor", &[]),
 ];
@@ -49,6 +50,7 @@ const ENGINE: &[&str] = &[
     "kelson-images",
     "kelson-network",
     "kelson-sys",
+    "kelson-tls",
 ];
 
 /// Only these may hold `unsafe`.
