@@ -46,6 +46,7 @@ fn waiting(old: &Settings, new: &Settings) -> Vec<&'static str> {
         runtimes = "runtimes",
         insecure_registries = "insecure-registries",
         registry_mirrors = "registry-mirrors",
+        proxies = "proxies",
         max_concurrent_downloads = "max-concurrent-downloads",
         max_concurrent_uploads = "max-concurrent-uploads",
         log_driver = "log-driver",

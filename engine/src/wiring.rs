@@ -58,6 +58,7 @@ pub fn engine_config(settings: &Settings) -> anyhow::Result<EngineConfig> {
         no_new_privileges: settings.no_new_privileges,
         insecure_registries: settings.insecure_registries.clone(),
         registry_mirrors: settings.registry_mirrors.clone(),
+        proxies: settings.proxies.clone(),
         storage_driver: settings.storage_driver,
         max_concurrent_downloads: settings
             .max_concurrent_downloads

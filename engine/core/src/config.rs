@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use kelson_images::StorageDriver;
+use kelson_images::{Proxies, StorageDriver};
 
 /// An OCI runtime the engine may use.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -111,6 +111,8 @@ pub struct EngineConfig {
     pub insecure_registries: Vec<String>,
     /// Mirrors of Docker Hub.
     pub registry_mirrors: Vec<String>,
+    /// The way to registries.
+    pub proxies: Proxies,
     /// What makes containers' roots.
     pub storage_driver: StorageDriver,
     /// Layers fetched at once by one pull.
@@ -147,6 +149,7 @@ impl Default for EngineConfig {
             no_new_privileges: false,
             insecure_registries: Vec::new(),
             registry_mirrors: Vec::new(),
+            proxies: Proxies::from_env(),
             storage_driver: StorageDriver::default(),
             max_concurrent_downloads: 3,
             max_concurrent_uploads: 5,

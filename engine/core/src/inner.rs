@@ -281,6 +281,7 @@ pub(crate) fn open_blocking(config: EngineConfig) -> Result<Inner> {
             max_concurrent_downloads: config.max_concurrent_downloads,
             max_concurrent_uploads: config.max_concurrent_uploads,
             storage_driver: config.storage_driver,
+            proxies: config.proxies.clone(),
             ..ImagesConfig::default()
         },
     )?;

@@ -33,5 +33,5 @@ pub use snapshots::{
 };
 pub use store::{
     CommitOptions, EmbeddedImage, Finding, Images, ImportOptions, Loaded, Pruned, Pulled, Pushed,
-    RemoteManifest, Usage,
+    RemoteManifest, Repair, Usage,
 };

@@ -28,14 +28,10 @@ const WITHOUT_EFFECT: &[&str] = &[
     "fixed-cidr-v6",
     "host-gateway-ip",
     "host-gateway-ips",
-    "http-proxy",
-    "https-proxy",
     "network-control-plane-mtu",
     "network-diagnostic-port",
-    "no-proxy",
     "node-generic-resources",
     "oom-score-adjust",
-    "proxies",
     "raw-logs",
     "swarm-default-advertise-addr",
     "userland-proxy-path",
@@ -61,6 +57,8 @@ pub fn read(text: &str) -> Result<(Flags, FileOnly, Vec<String>, Vec<String>), C
             ));
         } else if key == "runtimes" {
             only.runtimes = runtimes(value)?;
+        } else if key == "proxies" {
+            proxies(&mut flags, value)?;
         } else if !apply(&mut flags, key, value)? {
             unknown.push(key.clone());
         }
@@ -121,6 +119,20 @@ fn apply(flags: &mut Flags, key: &str, value: &Value) -> Result<bool, ConfigErro
     Ok(true)
 }
 
+/// `proxies`: the three of them in an object of their own.
+fn proxies(f: &mut Flags, value: &Value) -> Result<(), ConfigError> {
+    let map = value.as_object().ok_or_else(|| wrong("proxies", "an object"))?;
+    for (key, value) in map {
+        if !matches!(key.as_str(), "http-proxy" | "https-proxy" | "no-proxy") {
+            return Err(ConfigError(format!(
+                "the following directives don't match any configuration option: proxies.{key}"
+            )));
+        }
+        apply_more(f, key, value)?;
+    }
+    Ok(())
+}
+
 fn apply_more(f: &mut Flags, key: &str, value: &Value) -> Result<bool, ConfigError> {
     match key {
         "storage-driver" => f.storage_driver = Some(text(key, value)?),
@@ -137,6 +149,9 @@ fn apply_more(f: &mut Flags, key: &str, value: &Value) -> Result<bool, ConfigErr
         "max-concurrent-uploads" => f.max_concurrent_uploads = Some(number(key, value)?),
         "max-download-attempts" => f.max_download_attempts = Some(number(key, value)?),
         "labels" => f.labels = list(key, value)?,
+        "http-proxy" => f.http_proxy = Some(text(key, value)?),
+        "https-proxy" => f.https_proxy = Some(text(key, value)?),
+        "no-proxy" => f.no_proxy = Some(text(key, value)?),
         "experimental" => f.experimental = Some(boolean(key, value)?),
         "userns-remap" => f.userns_remap = Some(text(key, value)?),
         "authorization-plugins" => f.authorization_plugins = list(key, value)?,

@@ -91,6 +91,15 @@ pub struct Flags {
     /// Mirrors of Docker Hub
     #[arg(long, value_name = "URL")]
     pub registry_mirror: Vec<String>,
+    /// Proxy for registries without TLS
+    #[arg(long, value_name = "URL")]
+    pub http_proxy: Option<String>,
+    /// Proxy for registries with TLS
+    #[arg(long, value_name = "URL")]
+    pub https_proxy: Option<String>,
+    /// Hosts, domains and address ranges that are asked without a proxy
+    #[arg(long, value_name = "LIST")]
+    pub no_proxy: Option<String>,
     /// Default log driver of containers
     #[arg(long, value_name = "NAME")]
     pub log_driver: Option<String>,

@@ -9,7 +9,7 @@ use crate::server::tls::TlsSettings;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use kelson_images::StorageDriver;
+use kelson_images::{Proxies, StorageDriver};
 
 /// An address pool for networks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,6 +91,8 @@ pub struct Settings {
     pub insecure_registries: Vec<String>,
     /// Mirrors of Docker Hub.
     pub registry_mirrors: Vec<String>,
+    /// The way to registries.
+    pub proxies: Proxies,
     /// What makes containers' roots.
     pub storage_driver: StorageDriver,
     /// Layers pulled at a time.
@@ -180,6 +182,7 @@ fn merge(flags: &Flags, file: Flags, given: &[String]) -> Result<Flags, ConfigEr
             selinux_enabled = "selinux-enabled", no_new_privileges = "no-new-privileges",
             max_concurrent_downloads = "max-concurrent-downloads", max_concurrent_uploads = "max-concurrent-uploads",
             max_download_attempts = "max-download-attempts", experimental = "experimental",
+            http_proxy = "http-proxy", https_proxy = "https-proxy", no_proxy = "no-proxy",
             userns_remap = "userns-remap", containerd = "containerd", metrics_addr = "metrics-addr", tls = "tls",
             tlsverify = "tlsverify", tlscacert = "tlscacert", tlscert = "tlscert", tlskey = "tlskey";
         many: hosts = "hosts", default_address_pool = "default-address-pools", exec_opts = "exec-opts",
@@ -197,6 +200,32 @@ fn merge(flags: &Flags, file: Flags, given: &[String]) -> Result<Flags, ConfigEr
         "unable to configure the daemon: the following directives are specified both as a flag and in the configuration file: {}",
         conflicts.join(", ")
     )))
+}
+
+/// What is not said here is the environment's to say. A proxy without a scheme is one of `http`.
+fn proxies(http: Option<String>, https: Option<String>, no: Option<String>) -> Result<Proxies, ConfigError> {
+    let own = Proxies::from_env();
+    let url = |key: &str, given: Option<String>, own: String| {
+        let Some(given) = given else { return Ok(own) };
+        let url = match given.is_empty() || given.contains("://") {
+            true => given,
+            false => format!("http://{given}"),
+        };
+        let known = ["http://", "socks5://", "socks5h://"];
+        let host = known.iter().find_map(|scheme| url.strip_prefix(scheme));
+        match url.is_empty() || host.is_some_and(|h| !h.is_empty() && !h.starts_with(['/', ':'])) {
+            true => Ok(url),
+            // It may hold a password.
+            false => Err(ConfigError(format!(
+                "invalid {key}: want http://HOST:PORT or socks5://HOST:PORT"
+            ))),
+        }
+    };
+    Ok(Proxies {
+        http: url("http-proxy", http, own.http)?,
+        https: url("https-proxy", https, own.https)?,
+        no: no.unwrap_or(own.no),
+    })
 }
 
 /// Settings that would weaken or surprise if they were ignored.
@@ -344,6 +373,7 @@ fn build(f: Flags, only: FileOnly, warnings: Vec<String>) -> Result<Settings, Co
         shim: f.shim,
         insecure_registries: f.insecure_registry,
         registry_mirrors: f.registry_mirror,
+        proxies: proxies(f.http_proxy, f.https_proxy, f.no_proxy)?,
         storage_driver: storage_driver(f.storage_driver.as_deref())?,
         max_concurrent_downloads: f.max_concurrent_downloads,
         max_concurrent_uploads: f.max_concurrent_uploads,

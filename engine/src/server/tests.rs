@@ -76,7 +76,7 @@ async fn unknown_paths_methods_and_versions() {
 
 #[tokio::test]
 async fn what_is_not_done_says_so() {
-    assert_eq!(status_of(&get("/images/search?term=x").await), 501);
+    assert_eq!(status_of(&get("/containers/x/checkpoints").await), 501);
     let swarm = get("/nodes").await;
     assert_eq!(status_of(&swarm), 503);
     assert!(swarm.contains("This node is not a swarm manager."), "{swarm}");

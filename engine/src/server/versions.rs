@@ -6,8 +6,12 @@ use std::fmt;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ApiVersion(pub u32);
 
-/// Oldest version served, moby's own limit.
+/// Oldest version that clients are told, moby's own limit.
 pub const MIN: ApiVersion = ApiVersion(24);
+
+/// Oldest version that is let in: `skopeo` and `buildah` of 2023 and before speak 1.22 and never ask what we have. What they use has
+/// not changed since.
+pub const OLDEST: ApiVersion = ApiVersion(22);
 
 /// Newest version served, and the one of requests without a prefix.
 pub const MAX: ApiVersion = ApiVersion(51);
@@ -23,7 +27,7 @@ impl fmt::Display for ApiVersion {
 pub enum VersionError {
     /// Newer than [`MAX`].
     TooNew(String),
-    /// Older than [`MIN`].
+    /// Older than [`OLDEST`].
     TooOld(String),
 }
 
@@ -74,7 +78,7 @@ fn parse(text: &str) -> Option<(u32, u32)> {
 fn check(text: &str, major: u32, minor: u32) -> Result<ApiVersion, VersionError> {
     match major {
         1 if ApiVersion(minor) > MAX => Err(VersionError::TooNew(text.to_owned())),
-        1 if ApiVersion(minor) >= MIN => Ok(ApiVersion(minor)),
+        1 if ApiVersion(minor) >= OLDEST => Ok(ApiVersion(minor)),
         0 | 1 => Err(VersionError::TooOld(text.to_owned())),
         _ => Err(VersionError::TooNew(text.to_owned())),
     }

@@ -16,6 +16,7 @@ mod crash;
 mod everyday;
 mod files;
 mod health;
+mod images;
 mod init;
 mod killing;
 mod limits;

@@ -7,6 +7,7 @@ pub mod filters;
 pub mod formats;
 pub mod image;
 pub mod inspecting;
+pub mod manifest;
 pub mod network;
 pub mod prompt;
 pub mod registry;
@@ -66,12 +67,15 @@ pub static ALL: &[&Command] = &[
     &network::connect::COMMAND,
     &network::create::COMMAND,
     &network::disconnect::COMMAND,
+    &manifest::inspect::COMMAND,
     &network::inspect::COMMAND,
     &network::ls::COMMAND,
     &network::prune::COMMAND,
     &network::rm::COMMAND,
     &registry::login::COMMAND,
     &registry::logout::COMMAND,
+    &registry::search::COMMAND,
+    &system::check::COMMAND,
     &system::df::COMMAND,
     &system::dial_stdio::COMMAND,
     &system::events::COMMAND,
@@ -96,6 +100,7 @@ pub const NOUNS: &[(&str, &str)] = &[
     ("container", "Manage containers"),
     ("context", "Manage contexts"),
     ("image", "Manage images"),
+    ("manifest", "Look at manifests and manifest lists at registries"),
     ("network", "Manage networks"),
     ("system", "Manage Kelson"),
     ("volume", "Manage volumes"),

@@ -42,7 +42,7 @@ pub(crate) fn write(items: Vec<Item>, content: &Content, out: impl Write) -> Res
             .clone()
             .unwrap_or_else(|| manifest_of(&item).to_string().into_bytes());
         let digest = Digest::of(&manifest);
-        index.extend(entries(&item, digest, manifest.len()));
+        index.extend(entries(&item, digest, &manifest));
         docker.push(json!({
             "Config": blob(&item.id),
             "RepoTags": item.references.iter().map(Reference::familiar).collect::<Vec<_>>(),
@@ -159,12 +159,15 @@ fn oci_layer(media_type: &str) -> &'static str {
 }
 
 /// One index entry for each name, as containerd reads and writes them; one without a name for an image that has none.
-fn entries(item: &Item, digest: Digest, size: usize) -> Vec<Value> {
+fn entries(item: &Item, digest: Digest, manifest: &[u8]) -> Vec<Value> {
+    let own: Value = serde_json::from_slice(manifest).unwrap_or_default();
+    // An image of docker's family keeps its manifest, and the index must call that what it is.
+    let media_type = own["mediaType"].as_str().unwrap_or(OCI_MANIFEST);
     let entry = |annotations: BTreeMap<String, String>| {
         json!(Descriptor {
-            media_type: OCI_MANIFEST.to_owned(),
+            media_type: media_type.to_owned(),
             digest,
-            size: size as u64,
+            size: manifest.len() as u64,
             platform: Some(item.platform.clone()),
             annotations,
         })

@@ -370,6 +370,17 @@ impl Snapshots {
         self.remove_with(number, StorageDriver::Overlay)
     }
 
+    /// Removes what is no layer and no container's root. A container's directory whose record is damaged stays: a person decides
+    /// about it.
+    pub fn remove_orphan(&self, name: &str) -> Result<()> {
+        let path = self.root.join(name);
+        match name.parse() {
+            Ok(number) if !path.join(WORK).exists() && !self.is_busy() => self.remove(number),
+            Ok(_) => Ok(()),
+            Err(_) => files::remove_tree(&path),
+        }
+    }
+
     /// Removes a snapshot. It loses its name first: a crash in between leaves what the next open removes, and a flush that is
     /// about to mark this layer as safe writes into nothing.
     fn remove_with(&self, number: u64, driver: StorageDriver) -> Result<()> {

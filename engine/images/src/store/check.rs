@@ -69,6 +69,75 @@ pub(super) fn check(inner: &Arc<Inner>) -> Result<Vec<Finding>> {
     Ok(found)
 }
 
+/// What was found, and whether it is as it should be now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Repair {
+    /// What was wrong.
+    pub finding: Finding,
+    /// Whether it is right.
+    pub done: bool,
+}
+
+/// Compares, removes orphans, unpacks missing layers again from their blobs, and compares again. What only a registry has, and
+/// what a container wrote, is left alone. Blocking.
+///
+/// # Errors
+/// As [`check`]; what cannot be repaired is no error.
+pub(super) fn repair(inner: &Arc<Inner>) -> Result<Vec<Repair>> {
+    let found = check(inner)?;
+    for finding in &found {
+        if let Finding::Orphan { path } = finding
+            && let Err(e) = remove_orphan(inner, path)
+        {
+            tracing::warn!(path, error = %e, "an orphan stays");
+        }
+    }
+    if found.iter().any(|f| matches!(f, Finding::Missing { .. })) {
+        unpack_missing(inner);
+    }
+    let left = check(inner)?;
+    let repaired = found.into_iter().map(|finding| Repair {
+        done: !left.contains(&finding),
+        finding,
+    });
+    Ok(repaired.collect())
+}
+
+fn remove_orphan(inner: &Arc<Inner>, path: &str) -> Result<()> {
+    let Some(name) = path.strip_prefix("snapshots/") else {
+        // Asked for once more there: a pull may want it by now.
+        let digest = path.rsplit('/').next().and_then(Digest::from_hex);
+        return inner.collect(&Vec::from_iter(digest)).map(drop);
+    };
+    // Nobody may make one now, or it could be taken for one that was left.
+    let _writer = inner.writer();
+    inner.snapshots.remove_orphan(name)
+}
+
+fn unpack_missing(inner: &Arc<Inner>) {
+    let records: Vec<_> = {
+        let state = inner.state();
+        state.images.values().map(|e| e.record.clone()).collect()
+    };
+    for layer in records.iter().flat_map(|record| &record.layers) {
+        let known = inner.state().layers.get(&layer.diff_id).map(|l| l.number);
+        if known.is_some_and(|n| inner.snapshots.tree(n).is_dir())
+            || inner.content.size(&layer.blob).is_none()
+        {
+            continue;
+        }
+        if let Some(number) = known {
+            inner.state().layers.remove(&layer.diff_id);
+            if let Err(e) = inner.snapshots.remove(number) {
+                tracing::warn!(layer = %layer.diff_id, error = %e, "what is left of a layer stays");
+            }
+        }
+        if let Err(e) = super::flight::unpack_stored(inner, layer) {
+            tracing::warn!(layer = %layer.diff_id, error = %e, "layer could not be restored");
+        }
+    }
+}
+
 fn missing(inner: &Inner) -> Vec<Finding> {
     let (images, containers, refs) = {
         let state = inner.state();

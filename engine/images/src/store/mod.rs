@@ -30,7 +30,7 @@ use crate::remove::{self, Request};
 use crate::remove::{InUse, Removed};
 use crate::snapshots::{Access, Change, Container, RootFs, RootMount, RootOptions};
 use crate::{Error, Result};
-pub use check::Finding;
+pub use check::{Finding, Repair};
 pub use commit::CommitOptions;
 use inner::Inner;
 pub(crate) use inner::blocking;
@@ -467,6 +467,15 @@ impl Images {
     pub async fn check(&self) -> Result<Vec<Finding>> {
         let inner = Arc::clone(&self.inner);
         blocking(move || check::check(&inner)).await
+    }
+
+    /// Compares, and repairs what can be repaired.
+    ///
+    /// # Errors
+    /// As [`Images::check`].
+    pub async fn repair(&self) -> Result<Vec<Repair>> {
+        let inner = Arc::clone(&self.inner);
+        blocking(move || check::repair(&inner)).await
     }
 
     /// Bytes on disk. Reads memory only.

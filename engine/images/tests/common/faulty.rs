@@ -1,7 +1,7 @@
 //! A registry whose answers a test makes up: each request is handed to a closure.
 
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
@@ -14,6 +14,7 @@ use serde_json::json;
 pub struct Seen {
     pub path: String,
     pub headers: HashMap<String, String>,
+    pub body: String,
 }
 
 /// What it answers.
@@ -127,7 +128,7 @@ fn serve(mut stream: TcpStream, handler: &Handler, seen: &Mutex<Vec<Seen>>) -> s
         let Some(path) = line
             .split(' ')
             .nth(1)
-            .filter(|_| line.starts_with("GET"))
+            .filter(|_| line.starts_with("GET ") || line.starts_with("POST "))
             .map(str::to_owned)
         else {
             return Ok(());
@@ -141,7 +142,11 @@ fn serve(mut stream: TcpStream, handler: &Handler, seen: &Mutex<Vec<Seen>>) -> s
                 None => break,
             };
         }
-        let request = Seen { path, headers };
+        let length = headers.get("content-length").and_then(|n| n.parse().ok());
+        let mut body = vec![0; length.unwrap_or(0)];
+        reader.read_exact(&mut body)?;
+        let body = String::from_utf8_lossy(&body).into_owned();
+        let request = Seen { path, headers, body };
         seen.lock().unwrap().push(request.clone());
         let answer = handler(&request).unwrap_or_else(|| Answer::new(404, ""));
         let mut head = format!("HTTP/1.1 {} x\r\n", answer.status);

@@ -1,5 +1,6 @@
 //! The table of all routes: method, path, first API version, handler. Order matters where patterns overlap.
 
+mod check;
 mod commit;
 mod containers;
 mod exec;
@@ -7,6 +8,7 @@ mod files;
 mod images;
 mod networks;
 mod pull;
+mod registry;
 mod relay;
 mod save;
 mod stubs;
@@ -18,7 +20,7 @@ use super::body::Reply;
 use super::call::Call;
 use super::errors::ApiError;
 use super::router::{self, Vars};
-use super::versions::{ApiVersion, MIN};
+use super::versions::{ApiVersion, OLDEST};
 use http::Method;
 use std::pin::Pin;
 
@@ -47,7 +49,7 @@ macro_rules! table {
             handler: |call| Box::pin($handler(call)),
         }),*]
     };
-    (@since) => { MIN };
+    (@since) => { OLDEST };
     (@since $since:literal) => { ApiVersion($since) };
 }
 
@@ -58,7 +60,7 @@ static ROUTES: &[Route] = table! {
     GET "/info" => system::info;
     GET "/events" => system::events;
     GET "/system/df" => system::disk_usage;
-    POST "/auth" => stubs::auth;
+    POST "/auth" => registry::auth;
 
     GET "/containers/json" => containers::list;
     POST "/containers/create" => containers::create;
@@ -96,7 +98,7 @@ static ROUTES: &[Route] = table! {
     GET "/exec/{id}/json" => exec::inspect;
 
     GET "/images/json" => images::list;
-    GET "/images/search" => stubs::not_yet;
+    GET "/images/search" => registry::search;
     GET "/images/get" => save::many;
     GET "/images/{name...}/get" => save::one;
     GET "/images/{name...}/history" => images::history;
@@ -107,7 +109,10 @@ static ROUTES: &[Route] = table! {
     POST "/images/{name...}/push" => pull::push;
     POST "/images/{name...}/tag" => images::tag;
     DELETE "/images/{name...}" => images::remove;
-    GET "/distribution/{name...}/json" => stubs::not_yet;
+    GET "/distribution/{name...}/json" => registry::distribution;
+    GET "/kelson/check" => check::look;
+    POST "/kelson/check" => check::repair;
+    GET "/kelson/manifests/{name...}" => registry::manifest;
 
     POST "/build" => stubs::not_yet;
     POST "/build/prune" => stubs::not_yet;

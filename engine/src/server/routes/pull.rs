@@ -119,7 +119,7 @@ fn pull_reference(image: &str, tag: &str) -> Result<Reference, ApiError> {
 
 /// `X-Registry-Auth`: base64url of JSON, with or without padding. As in moby, what cannot be read means anonymous:
 /// the registry will say so if that is not enough.
-fn registry_auth(call: &Call) -> Result<Option<Credential>, ApiError> {
+pub(super) fn registry_auth(call: &Call) -> Result<Option<Credential>, ApiError> {
     let Some(header) = call.headers.get("x-registry-auth") else {
         return Ok(None);
     };
@@ -146,14 +146,9 @@ fn decode_auth(text: &str) -> Option<Credential> {
 }
 
 async fn import(call: Call) -> Result<Reply, ApiError> {
-    match call.query.get("fromSrc") {
-        "-" => {}
-        "" => return Err(ApiError::invalid("either fromImage or fromSrc must be given")),
-        _ => {
-            return Err(ApiError::not_implemented(
-                "importing from a URL is not implemented by Kelson yet",
-            ));
-        }
+    let source = call.query.get("fromSrc").to_owned();
+    if source.is_empty() {
+        return Err(ApiError::invalid("either fromImage or fromSrc must be given"));
     }
     let options = ImportOptions {
         reference: repo_and_tag(call.query.get("repo"), call.query.get("tag"))?,
@@ -164,8 +159,22 @@ async fn import(call: Call) -> Result<Reply, ApiError> {
     let engine = call.app.engine().await?;
     let name = options.reference.as_ref().map(Reference::familiar);
     let upload = Upload::new(call.body);
-    follow(move |_lines| async move {
-        let id = engine.images().import(upload, options).await?.to_string();
+    follow(move |lines| async move {
+        let id = if source == "-" {
+            engine.images().import(upload, options).await?
+        } else {
+            lines.line(format!("Downloading from {source}"));
+            let on_bytes = move |current, total| {
+                lines.progress(&Progress {
+                    id: None,
+                    status: "Importing".to_owned(),
+                    current: Some(current),
+                    total,
+                });
+            };
+            engine.images().import_url(&source, options, on_bytes).await?
+        };
+        let id = id.to_string();
         engine.image_event("import", &id, &[("name", name.as_deref().unwrap_or(&id))]);
         Ok(vec![ProgressMessage::status(id)])
     })
@@ -212,12 +221,17 @@ fn loaded_lines(engine: &Engine, loaded: &kelson_images::Loaded) -> Vec<Progress
 struct Lines(mpsc::Sender<ProgressMessage>);
 
 impl Lines {
+    fn line(&self, text: String) {
+        // As below.
+        let _ = self.0.try_send(ProgressMessage::status(text));
+    }
+
     fn progress(&self, p: &Progress) {
         if p.current.is_some() && self.0.capacity() < PROGRESS_DEPTH / 2 {
             return;
         }
         let count = |n: Option<u64>| n.and_then(|n| i64::try_from(n).ok()).unwrap_or_default();
-        let detail = p.id.is_some().then(|| ProgressDetail {
+        let detail = (p.id.is_some() || p.current.is_some()).then(|| ProgressDetail {
             current: count(p.current),
             total: count(p.total),
         });

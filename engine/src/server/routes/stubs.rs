@@ -12,13 +12,6 @@ pub async fn not_yet(_call: Call) -> Result<Reply, ApiError> {
     ))
 }
 
-/// `POST /auth`: saying "Login Succeeded" without asking the registry would be a lie.
-pub async fn auth(_call: Call) -> Result<Reply, ApiError> {
-    Err(ApiError::not_implemented(
-        "checking credentials at a registry is not implemented by Kelson yet",
-    ))
-}
-
 /// The swarm family: Kelson is no cluster manager, and says so in the words clients know.
 pub async fn not_a_manager(_call: Call) -> Result<Reply, ApiError> {
     Err(ApiError::unavailable(

@@ -87,14 +87,10 @@ pub async fn info(call: Call) -> Result<Reply, ApiError> {
     let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
     info.n_goroutines = i64::try_from(tasks).unwrap_or(-1);
     info.index_server_address = "https://index.docker.io/v1/".to_owned();
-    let proxy = |name: &str| {
-        std::env::var(name)
-            .or_else(|_| std::env::var(name.to_ascii_lowercase()))
-            .unwrap_or_default()
-    };
-    info.http_proxy = without_password(&proxy("HTTP_PROXY"));
-    info.https_proxy = without_password(&proxy("HTTPS_PROXY"));
-    info.no_proxy = proxy("NO_PROXY");
+    let proxies = &call.app.settings.proxies;
+    info.http_proxy = without_password(&proxies.http);
+    info.https_proxy = without_password(&proxies.https);
+    info.no_proxy.clone_from(&proxies.no);
     json(StatusCode::OK, &info)
 }
 

@@ -96,7 +96,7 @@ fn request(
 }
 
 /// What we are at a registry, as the engine wants it in `X-Registry-Auth`.
-pub(super) fn auth_header(session: &Session, domain: &str) -> anyhow::Result<Option<String>> {
+pub fn auth_header(session: &Session, domain: &str) -> anyhow::Result<Option<String>> {
     let Some(credential) = session.config()?.get(domain)? else {
         return Ok(None);
     };

@@ -63,6 +63,9 @@ fn run(session: &Session, parsed: &Parsed) -> anyhow::Result<u8> {
         }
         None => String::new(),
     };
+    if username.is_empty() && password.is_empty() && again(session, server)? {
+        return Ok(0);
+    }
     let (username, password) = ask(username, password)?;
     let request = AuthConfig {
         username: username.clone(),
@@ -109,6 +112,32 @@ fn run(session: &Session, parsed: &Parsed) -> anyhow::Result<u8> {
         &answer.status
     })?;
     Ok(0)
+}
+
+/// Tries what is stored already, as docker does before it asks.
+fn again(session: &Session, server: &str) -> anyhow::Result<bool> {
+    let Some(stored) = session.config()?.get(server)? else {
+        return Ok(false);
+    };
+    output::line("Authenticating with existing credentials...")?;
+    let request = AuthConfig {
+        username: stored.username.clone(),
+        password: stored.password.clone(),
+        identity_token: stored.identity_token.clone(),
+        server_address: store_key(server),
+        ..AuthConfig::default()
+    };
+    match session.client.post("/auth").json(&request)?.send() {
+        Ok(response) => {
+            let answer: AuthResponse = response.json()?;
+            output::line(&format!("\n{}", answer.status))?;
+            Ok(true)
+        }
+        Err(error) => {
+            output::note(&format!("Login did not succeed, error: {error}"));
+            Ok(false)
+        }
+    }
 }
 
 /// Asks for what was not given.

@@ -1,11 +1,16 @@
 //! `system df`.
 
-use kelson_api::DiskUsage;
+use kelson_api::{DiskUsage, Volume};
 use serde_json::{Value, json};
 
-use crate::argv::{Arity, Command, Flag, Parsed};
+use crate::argv::{Arity, Command, Flag, Parsed, switch};
 use crate::commands::formats;
+use crate::commands::volume::ls as volume_ls;
+use crate::format::LABELS;
+use crate::format::containers::{self as container_listing, container_row};
+use crate::format::images::{self as image_listing, image_rows};
 use crate::format::listing::{Listing, row};
+use crate::format::template::{Missing, Template};
 use crate::format::units;
 use crate::output;
 use crate::session::Session;
@@ -23,7 +28,16 @@ const LISTING: Listing = Listing {
 
 const TABLE: &str = "table {{.Type}}\t{{.TotalCount}}\t{{.Active}}\t{{.Size}}\t{{.Reclaimable}}";
 
-const FLAGS: &[Flag] = &[formats::LIST];
+const FLAGS: &[Flag] = &[
+    formats::LIST,
+    switch("verbose", "Show detailed information on space usage").short('v'),
+];
+
+const IMAGES: &str = "table {{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}\t{{.SharedSize}}\t{{.UniqueSize}}\t{{.Containers}}";
+const CONTAINERS: &str = "table {{.ID}}\t{{.Image}}\t{{.Command}}\t{{.LocalVolumes}}\t{{.Size}}\t{{.RunningFor}}\t{{.Status}}\t{{.Names}}";
+const VOLUMES: &str = "table {{.Name}}\t{{.Links}}\t{{.Size}}";
+/// There is no builder with a cache of its own.
+const BUILD_CACHE: &str = "CACHE ID   CACHE TYPE   SIZE      CREATED   LAST USED   USAGE     SHARED\n";
 
 /// `kelson system df`.
 pub static COMMAND: Command = Command {
@@ -38,9 +52,72 @@ pub static COMMAND: Command = Command {
 
 fn run(session: &Session, parsed: &Parsed) -> anyhow::Result<u8> {
     let usage: DiskUsage = session.client.get("/system/df").send()?.json()?;
+    if parsed.on("verbose") {
+        return verbose(&usage, parsed.text("format"));
+    }
     let format = formats::of_list(session, parsed, "", TABLE, None);
     output::out(LISTING.show(&format, &rows(&usage))?.as_bytes())?;
     Ok(0)
+}
+
+fn verbose(usage: &DiskUsage, format: Option<&str>) -> anyhow::Result<u8> {
+    let images = usage.images.iter().flatten();
+    let images: Vec<Value> = images.flat_map(|image| image_rows(image, true, false)).collect();
+    let containers = usage.containers.iter().flatten();
+    let containers: Vec<Value> = containers
+        .map(|container| container_row(container, true))
+        .collect();
+    let volumes: Vec<Value> = usage.volumes.iter().flatten().map(volume_row).collect();
+    if let Some(format) = format.filter(|f| !f.is_empty() && !f.starts_with("table")) {
+        let shown = |rows: &[Value]| -> Vec<Value> { rows.iter().map(columns).collect() };
+        let all = json!({
+            "Images": shown(&images), "Containers": shown(&containers), "Volumes": shown(&volumes), "BuildCache": [],
+        });
+        if format == "json" {
+            output::line(&all.to_string())?;
+            return Ok(0);
+        }
+        let failed = |why| anyhow::anyhow!("failed to execute template: {why}");
+        let template = Template::parse(format).map_err(failed)?;
+        output::line(&template.render(&all, Missing::Map).map_err(failed)?)?;
+        return Ok(0);
+    }
+    let text = [
+        "Images space usage:\n\n".to_owned(),
+        image_listing::LISTING.show(IMAGES, &images)?,
+        "\nContainers space usage:\n\n".to_owned(),
+        container_listing::LISTING.show(CONTAINERS, &containers)?,
+        "\nLocal Volumes space usage:\n\n".to_owned(),
+        volume_ls::LISTING.show(VOLUMES, &volumes)?,
+        format!("\nBuild cache usage: 0B\n\n{BUILD_CACHE}"),
+    ];
+    output::out(text.concat().as_bytes())?;
+    Ok(0)
+}
+
+/// A row without what is no column.
+fn columns(row: &Value) -> Value {
+    let fields = row.as_object().into_iter().flatten();
+    fields
+        .filter(|(key, _)| *key != LABELS)
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect()
+}
+
+#[expect(clippy::cast_precision_loss, reason = "shown with four digits")]
+fn volume_row(volume: &Volume) -> Value {
+    let data = volume.usage_data.as_ref();
+    let links = data.map_or_else(|| "N/A".to_owned(), |d| d.ref_count.to_string());
+    let size = data.map_or_else(|| "N/A".to_owned(), |d| units::size3(d.size.max(0) as f64));
+    row(
+        json!({}),
+        [
+            ("Name", volume.name.clone().into()),
+            ("Driver", volume.driver.clone().into()),
+            ("Links", links.into()),
+            ("Size", size.into()),
+        ],
+    )
 }
 
 fn rows(usage: &DiskUsage) -> Vec<Value> {

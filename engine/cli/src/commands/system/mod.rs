@@ -1,5 +1,6 @@
 //! Commands about the engine as a whole.
 
+pub mod check;
 pub mod df;
 pub mod dial_stdio;
 pub mod events;

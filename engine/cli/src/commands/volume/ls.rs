@@ -9,7 +9,8 @@ use crate::format::listing::{Listing, join_labels, row};
 use crate::output;
 use crate::session::Session;
 
-const LISTING: Listing = Listing {
+/// What `volume ls --format` can show.
+pub const LISTING: Listing = Listing {
     kind: "*formatter.volumeContext",
     headers: &[
         ("Name", "VOLUME NAME"),

@@ -1,0 +1,3 @@
+//! Commands about manifests at a registry.
+
+pub mod inspect;
