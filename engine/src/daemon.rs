@@ -4,11 +4,12 @@
 //! for it. At the end only connections end; containers belong to their shims (docs/decisions/001).
 
 use crate::config::{Flags, LogFormat, Settings, resolve};
+use crate::server::listen::Socket;
 use crate::server::sockets::{Listener, bind};
 use crate::server::tls::Acceptor;
 use crate::server::{self, App};
 use crate::service::{self, notify};
-use crate::wiring;
+use crate::{metrics, wiring};
 use anyhow::{Context, bail};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -130,12 +131,22 @@ async fn live(flags: &Flags, settings: Settings, set_level: SetLevel) -> anyhow:
     let mut hangup = signal(SignalKind::hangup())?;
     let tls = settings.tls.as_ref().map(Acceptor::new).transpose()?;
     let listeners = listen(&settings).await?;
+    let figures = match &settings.metrics {
+        Some(address) => bind(address, None).await.map_err(anyhow::Error::msg)?,
+        None => Vec::new(),
+    };
     let config = wiring::engine_config(&settings)?;
     let (opened, engine) = watch::channel(None);
     let app = Arc::new(App::new(settings, engine));
     let mut servers = Vec::new();
     for listener in listeners {
         servers.push(tokio::spawn(accept(Arc::clone(&app), listener, tls.clone())));
+    }
+    for listener in figures {
+        if let Some(at) = listener.address() {
+            tracing::info!("metrics at http://{at}/metrics");
+        }
+        servers.push(tokio::spawn(accept_for_metrics(Arc::clone(&app), listener)));
     }
     notify("READY=1");
     let mut starting = tokio::spawn(wiring::open(config, opened));
@@ -231,6 +242,21 @@ async fn accept(app: Arc<App>, listener: Listener, tls: Option<Acceptor>) {
             }
             Err(error) => {
                 tracing::error!(%error, "accept a connection");
+                tokio::time::sleep(ACCEPT_RETRY).await;
+            }
+        }
+    }
+}
+
+async fn accept_for_metrics(app: Arc<App>, listener: Listener) {
+    loop {
+        match listener.accept().await {
+            Ok(Socket::Tcp(stream)) => {
+                tokio::spawn(metrics::serve(Arc::clone(&app), stream));
+            }
+            Ok(_) => {}
+            Err(error) => {
+                tracing::error!(%error, "accept a connection for metrics");
                 tokio::time::sleep(ACCEPT_RETRY).await;
             }
         }

@@ -4,6 +4,7 @@
 
 pub mod config;
 pub mod daemon;
+mod metrics;
 mod reload;
 pub mod server;
 mod service;

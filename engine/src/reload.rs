@@ -32,6 +32,7 @@ fn waiting(old: &Settings, new: &Settings) -> Vec<&'static str> {
         exec_root = "exec-root",
         hosts = "hosts",
         tls = "tls",
+        metrics = "metrics-addr",
         log_format = "log-format",
         group = "group",
         bridge = "bridge",

@@ -47,6 +47,8 @@ pub struct Settings {
     pub exec_root: PathBuf,
     /// Where to listen.
     pub hosts: Vec<Address>,
+    /// Where figures for Prometheus are served.
+    pub metrics: Option<Address>,
     /// TLS on TCP sockets.
     pub tls: Option<TlsSettings>,
     /// Group of unix sockets.
@@ -252,6 +254,16 @@ fn refuse(f: &Flags) -> Result<(), ConfigError> {
     Ok(())
 }
 
+fn metrics(address: Option<&str>) -> Result<Option<Address>, ConfigError> {
+    let Some(text) = address.filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
+    match Address::parse(text, Path::new("/"), false) {
+        Ok(Address::Tcp(at)) if text.rsplit_once(':').is_some() => Ok(Some(Address::Tcp(at))),
+        _ => Err(ConfigError(format!("metrics-addr: {text} is not HOST:PORT"))),
+    }
+}
+
 fn log_format(name: Option<&str>) -> Result<LogFormat, ConfigError> {
     match name {
         None | Some("" | "text") => Ok(LogFormat::Text),
@@ -301,11 +313,6 @@ fn without_effect(f: &Flags) -> Vec<String> {
         ),
         ("containerd", f.containerd.is_some(), "Kelson needs no containerd"),
         (
-            "metrics-addr",
-            f.metrics_addr.is_some(),
-            "metrics are not there yet",
-        ),
-        (
             "ip6tables",
             f.ip6tables.is_some(),
             "the firewall table covers both families",
@@ -347,6 +354,7 @@ fn build(f: Flags, only: FileOnly, warnings: Vec<String>) -> Result<Settings, Co
         )?,
         exec_root: absolute("exec-root", exec_root)?,
         hosts,
+        metrics: metrics(f.metrics_addr.as_deref())?,
         tls,
         group: f.group,
         pidfile: f.pidfile,
@@ -498,6 +506,8 @@ mod tests {
             &["--storage-driver", "zfs"],
             &["--log-level", "loud"],
             &["--log-format", "xml"],
+            &["--metrics-addr", "localhost"],
+            &["--metrics-addr", "unix:///x"],
             &["--exec-opt", "x"],
             &["--init-path", "relative"],
             &["--add-runtime", "x"],

@@ -86,6 +86,7 @@ async fn answer(app: Arc<App>, request: Request<Incoming>) -> Reply {
         }
     };
     stamp(&mut reply);
+    crate::metrics::answered(reply.status());
     if head {
         *reply.body_mut() = Body::empty();
     }

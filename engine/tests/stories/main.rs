@@ -21,6 +21,7 @@ mod init;
 mod killing;
 mod limits;
 mod log_drivers;
+mod metrics;
 mod networks;
 mod peers;
 mod redis;
