@@ -11,7 +11,7 @@ use super::container::Container;
 use super::create::merge;
 use super::modes::parse_signal;
 use super::record::Status;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::inner::Inner;
 use crate::tasks::Task;
 
@@ -51,7 +51,11 @@ pub(crate) async fn run(inner: &Arc<Inner>, name: &str, commit: Commit) -> Resul
     }
     let running = container.status() == Status::Running;
     let still = match running && commit.pause {
-        true => Some(freeze(inner, &container).await?),
+        true => match freeze(inner, &container).await {
+            // It ended just now, and what has ended stands still.
+            Err(e) if matches!(e.kind(), Kind::Conflict | Kind::NotFound) => None,
+            frozen => Some(frozen?),
+        },
         false => None,
     };
     // One that runs on must be free to be stopped.

@@ -193,8 +193,11 @@ pub async fn load(call: Call) -> Result<Reply, ApiError> {
                 lines.progress(&p);
             }
         };
-        let loaded = engine.images().load(upload, show).await?;
-        Ok(loaded.iter().flat_map(|one| loaded_lines(&engine, one)).collect())
+        // As moby: what is wrong with an archive is told in the stream, never by the status.
+        Ok(match engine.images().load(upload, show).await {
+            Ok(loaded) => loaded.iter().flat_map(|one| loaded_lines(&engine, one)).collect(),
+            Err(e) => vec![ProgressMessage::failed(e.to_string())],
+        })
     })
     .await
 }
