@@ -16,7 +16,10 @@ pub(crate) fn run(inner: &Arc<Inner>, name: &str, condition: WaitCondition) -> R
     let (send, done) = oneshot::channel();
     tokio::spawn(async move {
         let holds = |life: &Life| match condition {
-            WaitCondition::NotRunning => !life.has_process && !life.restarting || life.removed,
+            // docker: the end of a run ends the wait, also if the restart policy begins another one.
+            WaitCondition::NotRunning => {
+                !life.has_process && !life.restarting || life.ended > ended_before || life.removed
+            }
             WaitCondition::NextExit => life.ended > ended_before || life.removed,
             WaitCondition::Removed => life.removed || life.removal_error.is_some(),
         };

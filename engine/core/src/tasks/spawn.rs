@@ -125,6 +125,8 @@ fn parameters(request: &Spawn<'_>, roots: &Roots) -> Vec<u8> {
             })
             .collect(),
         exit_record: request.exit_record.clone(),
+        // It stays where kelsond is: a move costs each start a write to every hierarchy, and the unit file
+        // (KillMode=process, OOMPolicy=continue) lets it outlive kelsond there.
         shim_cgroup: None,
     }
     .encode()

@@ -5,11 +5,21 @@ use crate::server::body::{Reply, json, status, stream, streaming};
 use crate::server::call::{Call, stream_type};
 use crate::server::errors::ApiError;
 use crate::server::versions::ApiVersion;
-use http::StatusCode;
+use http::{HeaderMap, StatusCode, header};
 use kelson_api::stream::StreamId;
 use kelson_api::{ExecCreateRequest, ExecStartRequest, IdResponse};
-use kelson_core::ExecStartOptions;
+use kelson_core::{Attached, ExecStartOptions};
+use std::time::Duration;
 use tokio::io::AsyncWriteExt;
+
+/// docker-py reads the answer's head by way of a buffer, and output past that buffer: what comes along with the head is lost
+/// to it. dockerd takes longer than this to start anything.
+const HEAD_FIRST: Duration = Duration::from_millis(30);
+
+fn reads_ahead(headers: &HeaderMap) -> bool {
+    let agent = headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok());
+    agent.is_some_and(|agent| agent.starts_with("docker-sdk-python/"))
+}
 
 /// `POST /containers/{id}/exec`.
 pub async fn create(mut call: Call) -> Result<Reply, ApiError> {
@@ -54,12 +64,17 @@ pub async fn start(mut call: Call) -> Result<Reply, ApiError> {
         return Ok(status(StatusCode::OK));
     }
     let tty = request.tty;
+    let reads_ahead = reads_ahead(&call.headers);
     match call.hijack(tty) {
         Some((reply, io)) => {
             tokio::spawn(async move {
                 let Some(mut io) = io.await else { return };
+                if reads_ahead {
+                    tokio::time::sleep(HEAD_FIRST).await;
+                }
                 match engine.exec_start(&id, options).await {
-                    Ok(attached) => relay::both_ways(io, attached).await,
+                    // As moby: how the output is framed is for the start to say.
+                    Ok(attached) => relay::both_ways(io, Attached { tty, ..attached }).await,
                     Err(error) => {
                         let line = relay::engine_line(StreamId::Stdout, &error.to_string(), tty);
                         // A client that has left needs no explanation.

@@ -29,7 +29,7 @@ pub(super) fn check(
     NamespaceMode::uts(host)?;
     SecurityOptions::parse(host)?;
     spec::check_resources(host)?;
-    unsupported(host)?;
+    unsupported(config, host)?;
     runtime(&host.runtime, engine)?;
     crate::containers::logging::check(host)?;
     if host.restart_policy.name != "no" && !host.restart_policy.name.is_empty() && host.auto_remove {
@@ -128,7 +128,10 @@ fn conflicts(
     Ok(())
 }
 
-fn unsupported(host: &HostConfig) -> Result<()> {
+fn unsupported(config: &ContainerConfig, host: &HostConfig) -> Result<()> {
+    // A driver that nothing is asked of is only a word.
+    let volumes = config.volumes.as_ref().is_some_and(|v| !v.is_empty())
+        || host.binds.as_ref().is_some_and(|b| !b.is_empty());
     let cases = [
         (
             !matches!(host.userns_mode.as_str(), "" | "host"),
@@ -139,7 +142,7 @@ fn unsupported(host: &HostConfig) -> Result<()> {
             "isolation technologies are for Windows",
         ),
         (
-            !matches!(host.volume_driver.as_str(), "" | "local"),
+            volumes && !matches!(host.volume_driver.as_str(), "" | "local"),
             "volume drivers other than local are not supported",
         ),
         (
