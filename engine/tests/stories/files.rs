@@ -32,6 +32,21 @@ fn copies_files(client: Client) {
     fs::write(source.join("sub/g"), "deeper\n").unwrap();
     symlink("f", source.join("l")).unwrap();
 
+    // Into a volume whose place the image lacks, before anything ran.
+    play.ok(&[
+        "create",
+        "--name",
+        "early",
+        "-v",
+        "/new/vol",
+        image,
+        "cat",
+        "/new/vol/f",
+    ]);
+    play.ok(&["cp", text(&source.join("f")), "early:/new/vol/"]);
+    assert_eq!(play.ok(&["start", "-a", "early"]), "hello");
+    play.ok(&["rm", "-v", "early"]);
+
     let volume = play.scratch().join("volume");
     fs::create_dir(&volume).unwrap();
     let bind = format!("{}:/volume", volume.display());

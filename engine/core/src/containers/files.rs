@@ -70,9 +70,18 @@ async fn hold(inner: &Arc<Inner>, container: &Arc<Container>, path: &Path, acces
         clean_path(&path.to_string_lossy()),
     );
     let root = blocking("mount a container's root", move || {
-        let root = images.view_container(&record.id, access)?;
-        attach_volumes(&root, &record, &path)?;
-        Ok(root)
+        let view = |access| -> Result<RootFs> {
+            let root = images.view_container(&record.id, access)?;
+            attach_volumes(&root, &record, &path, access)?;
+            Ok(root)
+        };
+        match view(access) {
+            // The place of a volume that no run has made yet: it is made, as the run would.
+            Err(e) if e.kind() == Kind::NotFound && matches!(access, Access::ReadOnly) => {
+                view(Access::ReadWrite)
+            }
+            other => other,
+        }
     })
     .await?;
     Ok(Held {
@@ -117,7 +126,7 @@ fn live_root(id: &str, pid: u32) -> Result<OwnedFd> {
 }
 
 /// Where the kernel cannot do it (before 6.15), only a path inside a volume is refused.
-fn attach_volumes(root: &RootFs, record: &Record, path: &Path) -> Result<()> {
+fn attach_volumes(root: &RootFs, record: &Record, path: &Path, access: Access) -> Result<()> {
     let mut mounts: Vec<_> = record
         .mounts
         .iter()
@@ -125,7 +134,17 @@ fn attach_volumes(root: &RootFs, record: &Record, path: &Path) -> Result<()> {
         .collect();
     mounts.sort_by_key(|m| m.destination.components().count());
     for mount in mounts {
-        let Err(e) = root.attach(&mount.destination, &mount.source) else {
+        let mut attached = root.attach(&mount.destination, &mount.source);
+        let missing = |e: &kelson_images::Error| e.kind() == kelson_images::Kind::NotFound;
+        if attached.as_ref().is_err_and(missing)
+            && matches!(access, Access::ReadWrite)
+            && mount.source.is_dir()
+        {
+            attached = root
+                .make_dirs(&mount.destination)
+                .and_then(|()| root.attach(&mount.destination, &mount.source));
+        }
+        let Err(e) = attached else {
             continue;
         };
         if path.starts_with(&mount.destination) {

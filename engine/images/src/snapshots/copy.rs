@@ -72,6 +72,26 @@ impl RootFs {
         Self::new(root)
     }
 
+    /// Makes a directory, and those it lies in, as a runtime makes the places of mounts.
+    ///
+    /// # Errors
+    /// When something else is in the way, or the root is read-only.
+    pub fn make_dirs(&self, at: &Path) -> Result<()> {
+        let (parts, _) = clean(at);
+        let inside = |parts: &[&[u8]]| PathBuf::from(std::ffi::OsString::from_vec(parts.join(&b'/')));
+        for end in 1..=parts.len() {
+            let doing = || format!("make {}", at.display());
+            let parent =
+                open_in_root(self.fd(), &inside(&parts[..end - 1]), PATH_DIR, Mode::empty()).doing(doing)?;
+            let name = inside(&parts[end - 1..end]);
+            match rustix::fs::mkdirat(&parent, &name, Mode::from_raw_mode(0o755)) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(e) => return Err(e).doing(doing),
+            }
+        }
+        Ok(())
+    }
+
     /// Puts what lies at a path of the host (a volume) on a directory of a detached root.
     ///
     /// # Errors

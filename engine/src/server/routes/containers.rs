@@ -6,7 +6,7 @@ use crate::server::call::{Call, stream_type};
 use crate::server::errors::ApiError;
 use crate::server::versions::ApiVersion;
 use futures_util::StreamExt;
-use http::StatusCode;
+use http::{StatusCode, header};
 use kelson_api::{
     ContainerCreateRequest, ContainerCreateResponse, ContainerUpdateRequest, ContainerUpdateResponse,
     WaitError, WaitResponse,
@@ -138,7 +138,16 @@ pub async fn logs(call: Call) -> Result<Reply, ApiError> {
         .container_logs(call.var("id"), options)
         .await?;
     let (sender, body) = stream();
-    tokio::spawn(relay::downward(logs.frames, logs.tty, sender));
+    let agent = call
+        .headers
+        .get(header::USER_AGENT)
+        .and_then(|agent| agent.to_str().ok());
+    // Our own client takes lines as they come.
+    let encode = match agent.is_some_and(|agent| agent.starts_with("kelson/")) {
+        true => relay::encode,
+        false => relay::encode_lines,
+    };
+    tokio::spawn(relay::downward_as(logs.frames, logs.tty, sender, encode));
     Ok(streaming(stream_type(call.version, logs.tty), body))
 }
 

@@ -24,6 +24,24 @@ pub fn encode(frame: &Frame, tty: bool) -> Bytes {
     out.freeze()
 }
 
+/// The same with a frame for each line. Clients take a frame for a line of a log, as moby sends no other; they still come in few
+/// writes.
+pub fn encode_lines(frame: &Frame, tty: bool) -> Bytes {
+    if tty {
+        return frame.data.clone();
+    }
+    let mut out = BytesMut::with_capacity(frame.data.len() + frame.data.len() / 4);
+    for line in frame.data.split_inclusive(|byte| *byte == b'\n') {
+        // A frame is far shorter than 4 GiB.
+        out.put_slice(&header(
+            frame.stream,
+            u32::try_from(line.len()).unwrap_or(u32::MAX),
+        ));
+        out.put_slice(line);
+    }
+    out.freeze()
+}
+
 /// A line of the engine's own, as moby shows what went wrong after the connection was taken over.
 pub fn engine_line(stream: StreamId, text: &str, tty: bool) -> Bytes {
     encode(
@@ -76,7 +94,12 @@ pub async fn both_ways(io: impl AsyncRead + AsyncWrite, attached: Attached) {
 }
 
 /// Sends output as the body of a response, until it ends or the client is gone.
-pub async fn downward(mut output: FrameStream, tty: bool, to: Sender) {
+pub async fn downward(output: FrameStream, tty: bool, to: Sender) {
+    downward_as(output, tty, to, encode).await;
+}
+
+/// The same, each frame as `encode` writes it.
+pub async fn downward_as(mut output: FrameStream, tty: bool, to: Sender, encode: fn(&Frame, bool) -> Bytes) {
     loop {
         let piece = tokio::select! {
             piece = output.next() => piece,
@@ -96,6 +119,19 @@ pub async fn downward(mut output: FrameStream, tty: bool, to: Sender) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_line_has_a_frame() {
+        let frame = Frame {
+            stream: StreamId::Stdout,
+            data: Bytes::from_static(b"a\nbc\nd"),
+        };
+        assert_eq!(
+            &encode_lines(&frame, false)[..],
+            b"\x01\0\0\0\0\0\0\x02a\n\x01\0\0\0\0\0\0\x03bc\n\x01\0\0\0\0\0\0\x01d"
+        );
+        assert_eq!(&encode_lines(&frame, true)[..], b"a\nbc\nd");
+    }
 
     #[test]
     fn frames() {
