@@ -130,17 +130,19 @@ impl Call {
         headers.insert(header::UPGRADE, HeaderValue::from_static("tcp"));
         let media = stream_type(if asked { self.version } else { super::versions::MIN }, tty);
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
-        let io = async move {
-            match tokio::time::timeout(UPGRADE_DEADLINE, upgrade).await {
-                Ok(Ok(upgraded)) => Some(TokioIo::new(upgraded)),
-                Ok(Err(error)) => {
-                    tracing::debug!(%error, "client left before the connection was handed over");
-                    None
-                }
-                Err(_) => None,
-            }
-        };
-        Some((reply, io))
+        Some((reply, taken_over(upgrade)))
+    }
+}
+
+/// The connection, once hyper has sent the answer and let go of it.
+pub async fn taken_over(upgrade: OnUpgrade) -> Option<Raw> {
+    match tokio::time::timeout(UPGRADE_DEADLINE, upgrade).await {
+        Ok(Ok(upgraded)) => Some(TokioIo::new(upgraded)),
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "client left before the connection was handed over");
+            None
+        }
+        Err(_) => None,
     }
 }
 

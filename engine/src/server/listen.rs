@@ -189,6 +189,14 @@ impl<S> Sniff<S> {
                 body: None,
             };
         }
+        if head.upgrade {
+            // A websocket, or another protocol: what comes then is no request.
+            return Inbound::Replay {
+                bytes,
+                at: 0,
+                body: None,
+            };
+        }
         let behind = (bytes.len() - end) as u64;
         // More bytes than the body has means a pipelining client; no Docker client does that.
         let body = head.body.and_then(|len| len.checked_sub(behind));
@@ -375,6 +383,24 @@ mod tests {
         sniff.read_to_end(&mut out).await.unwrap();
         let text = String::from_utf8(out).unwrap();
         assert_eq!(text.matches("upgrade: tcp").count(), 1, "{text}");
+    }
+
+    #[tokio::test]
+    async fn lets_another_protocol_through_at_once() {
+        let (mut client, server) = duplex(1 << 20);
+        let mut sniff = Sniff::new(server);
+        let mut out = Vec::new();
+        for piece in [
+            &b"GET /containers/x/attach/ws HTTP/1.1\r\nupgrade: websocket\r\n\r\n"[..],
+            b"\x81\x80",
+        ] {
+            client.write_all(piece).await.unwrap();
+            out.clear();
+            while out.len() < piece.len() {
+                sniff.read_buf(&mut out).await.unwrap();
+            }
+            assert_eq!(out, piece);
+        }
     }
 
     #[tokio::test]

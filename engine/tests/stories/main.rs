@@ -29,3 +29,4 @@ mod stock;
 mod support;
 mod tls;
 mod web;
+mod websocket;

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use super::inner::{Inner, Lease, blocking};
 use super::load::{new_record, take_layer};
-use super::lost;
+use super::roots::lost;
 use super::state::{BlobRef, Entry, lookup_name};
 use crate::archive::tree::{TreeWriter, c_name};
 use crate::digest::{Digest, ImageId};

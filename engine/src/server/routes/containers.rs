@@ -326,16 +326,21 @@ pub async fn resize(call: Call) -> Result<Reply, ApiError> {
     Ok(status(StatusCode::OK))
 }
 
-/// `POST /containers/{id}/attach`.
-pub async fn attach(mut call: Call) -> Result<Reply, ApiError> {
-    let options = AttachOptions {
+/// What to attach to.
+pub fn attach_options(call: &Call) -> AttachOptions {
+    AttachOptions {
         logs: call.query.flag("logs"),
         stream: call.query.flag("stream"),
         stdin: call.query.flag("stdin"),
         stdout: call.query.flag("stdout"),
         stderr: call.query.flag("stderr"),
         detach_keys: call.query.some("detachKeys").map(str::to_owned),
-    };
+    }
+}
+
+/// `POST /containers/{id}/attach`.
+pub async fn attach(mut call: Call) -> Result<Reply, ApiError> {
+    let options = attach_options(&call);
     let attached = call
         .app
         .engine()

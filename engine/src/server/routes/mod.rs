@@ -15,6 +15,7 @@ mod stubs;
 mod system;
 mod times;
 mod volumes;
+mod websocket;
 
 use super::body::Reply;
 use super::call::Call;
@@ -79,7 +80,7 @@ static ROUTES: &[Route] = table! {
     POST "/containers/{id}/resize" => containers::resize;
     POST "/containers/{id}/attach" => containers::attach;
     POST "/containers/{id}/exec" => exec::create;
-    GET "/containers/{id}/attach/ws" => stubs::not_yet;
+    GET "/containers/{id}/attach/ws" => websocket::attach;
     GET "/containers/{id}/changes" => files::changes;
     GET "/containers/{id}/export" => files::export;
     GET "/containers/{id}/stats" => containers::stats;
