@@ -83,6 +83,7 @@ bench: need-root test-packages build ## time our programs against runc, crun, po
 	@$(BIN)/kelson-spec-tests bench --runtime $(BIN)/kelson-runtime --runtime "$$(command -v runc)" \
 	  --runtime "$$(command -v crun)" --floor $(BIN)/kelson-floor --crowd 1000 \
 	  --json $(OUT)/bench-runtime.json --svg $(OUT)/bench-runtime.svg
+	@$(BIN)/kelson-spec-tests bench logs --kelson $(BIN) --json $(OUT)/bench-logs.json
 	@$(BIN)/kelson-spec-tests bench images --kelson $(BIN) --json $(OUT)/bench-images.json
 	@$(BIN)/kelson-spec-tests bench clients --kelson $(BIN) --json $(OUT)/bench-clients.json --svg $(OUT)/bench-clients.svg
 
