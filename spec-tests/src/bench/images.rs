@@ -12,11 +12,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
-use super::clients::{self, Engine, Programs};
-use super::repeat::{Repeated, keep_in_memory};
-use super::report::{self, Document, Memory, Report};
+use super::clients::{Engine, Programs};
+use super::repeat::{self, Repeated, Repetition};
+use super::report::{Document, Memory, Report};
 use super::runtime::text;
-use super::{Effort, Runner, measure};
+use super::{Runner, measure};
 use crate::eventually::eventually;
 use crate::image;
 
@@ -46,42 +46,21 @@ pub fn compare(programs: &Programs, registry: &Path, times: usize) -> Result<Doc
     layers.iter().try_for_each(fs::remove_file)?;
     let config = fill_registry(registry, scratch.path(), &archive)?;
 
-    let place = |name: &str| scratch.path().join(name);
-    let mut engines = vec![
-        clients::kelson(programs, &place("kelson"), &archive)?,
-        clients::podman(programs, &place("podman"), &archive)?,
-        clients::docker(programs, &place("docker"), &archive)?,
-    ];
+    let mut engines = repeat::engines(programs, scratch.path(), &archive)?;
     for engine in &mut engines {
-        keep_in_memory(engine, &place(&engine.contender.name));
         let job = &mut engine.contender.job;
         let serve = vec![text(registry), "serve".into(), text(&config)];
         job.daemons.insert(0, serve);
         job.prepare.clear();
     }
-    let effort = Effort {
-        lone: times,
-        rounds: 1,
-        burst: 1,
-        parallel: 0,
-    };
     let mut reports = Vec::new();
     for task in [Task::Pull, Task::Save, Task::Load] {
         let mut report = Report::new(task.title());
-        let mut runners = Vec::new();
-        for engine in &engines {
-            match start(engine, task, scratch.path(), &archive) {
-                Ok(client) => runners.push(Runner::new(&engine.contender.name, false, client)),
-                Err(error) => report.note(format!("{} is missing: {error:#}", engine.contender.name)),
-            }
-        }
-        ensure!(
-            !runners.is_empty(),
-            "{}: {}",
-            report.title,
-            report.notes.join("; ")
-        );
-        let mut done = measure(&mut runners, report, effort);
+        let repetitions = engines
+            .iter()
+            .map(|e| repetition(e, task, scratch.path(), &archive));
+        let mut runners = repeat::set_up(repetitions.collect(), &mut report)?;
+        let mut done = measure(&mut runners, report, repeat::one_by_one(times));
         for runner in &mut runners {
             let engine = engines.iter().find(|e| e.contender.name == runner.name);
             if let Err(error) = engine.map_or(Ok(()), |e| memory(e, runner, &mut done[0])) {
@@ -90,11 +69,7 @@ pub fn compare(programs: &Programs, registry: &Path, times: usize) -> Result<Doc
         }
         reports.extend(done);
     }
-    let who = engines.iter().map(|engine| report::Contender {
-        name: engine.contender.name.clone(),
-        version: engine.version.clone(),
-    });
-    Ok(Document::new(who.collect(), reports))
+    Ok(Document::new(repeat::named(&engines), reports))
 }
 
 fn memory(engine: &Engine, runner: &mut Runner<Repeated>, report: &mut Report) -> Result<()> {
@@ -133,7 +108,7 @@ impl Task {
 }
 
 /// One engine that does the task again and again.
-fn start(engine: &Engine, task: Task, scratch: &Path, archive: &Path) -> Result<Repeated> {
+fn repetition(engine: &Engine, task: Task, scratch: &Path, archive: &Path) -> Repetition {
     let with = |words: &[&str]| engine.command(words);
     let name = &engine.contender.name;
     let insecure: &[&str] = if name == "podman" {
@@ -143,7 +118,8 @@ fn start(engine: &Engine, task: Task, scratch: &Path, archive: &Path) -> Result<
     };
     let full = format!("{REGISTRY}/{NAME}");
     let (archive, saved) = (text(archive), text(&scratch.join(format!("saved-{name}.tar"))));
-    let mut job = engine.contender.job.clone();
+    let mut contender = engine.contender.clone();
+    let job = &mut contender.job;
     // A save ends in a file that podman, for one, does not overwrite.
     let remove_saved = vec!["rm".to_owned(), "-f".to_owned(), saved.clone()];
     let (command, undo) = match task {
@@ -158,7 +134,7 @@ fn start(engine: &Engine, task: Task, scratch: &Path, archive: &Path) -> Result<
         Task::Load => (with(&["load", "--input", &archive]), with(&["rmi", "-f", NAME])),
     };
     job.command = command;
-    Repeated::start(&job, Some(undo))
+    (contender, Some(undo))
 }
 
 /// Tars of what this machine has below `/usr`, bottom first.

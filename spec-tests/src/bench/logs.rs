@@ -6,15 +6,15 @@
 use std::fs::{self, File};
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde_json::json;
 
-use super::clients::{self, Engine, Programs};
-use super::repeat::{DATA, Repeated, keep_in_memory};
-use super::report::{self, Document, Report};
+use super::clients::{Engine, Programs};
+use super::repeat::{self, DATA, Repetition};
+use super::report::{Document, Report};
 use super::runtime::text;
 use super::worker::Job;
-use super::{Effort, Runner, measure};
+use super::{Contender, measure};
 use crate::image;
 use crate::lab::PROBE;
 
@@ -37,53 +37,20 @@ pub fn compare(programs: &Programs, lines: usize, times: usize) -> Result<Docume
     let probe = place("probe");
     fs::write(&probe, PROBE)?;
     make_executable(&probe)?;
-    let mut engines = vec![
-        clients::kelson(programs, &place("kelson"), &archive)?,
-        clients::podman(programs, &place("podman"), &archive)?,
-        clients::docker(programs, &place("docker"), &archive)?,
-    ];
-    for engine in &mut engines {
-        keep_in_memory(engine, &place(&engine.contender.name));
-        // podman's client is led to its files by its arguments, which have just changed.
-        engine.contender.job.prepare = vec![engine.command(&["load", "--input", &text(&archive)])];
-    }
-    let effort = Effort {
-        lone: times,
-        rounds: 1,
-        burst: 1,
-        parallel: 0,
-    };
+    let engines = repeat::engines(programs, scratch.path(), &archive)?;
     let mut reports = Vec::new();
     for task in [Task::Write, Task::Read, Task::Tail] {
         let mut report = Report::new(&task.title(lines));
-        let mut runners = Vec::new();
-        let mut add = |name: &str, is_limit, started: Result<Repeated>| match started {
-            Ok(repeated) => runners.push(Runner::new(name, is_limit, repeated)),
-            Err(error) => report.note(format!("{name} is missing: {error:#}")),
-        };
-        for engine in &engines {
-            add(&engine.contender.name, false, start(engine, task, lines));
-        }
-        if let Some(job) = limit(&probe, task, lines) {
-            add(LIMIT, true, Repeated::start(&job, None));
-        }
-        ensure!(
-            !runners.is_empty(),
-            "{}: {}",
-            report.title,
-            report.notes.join("; ")
-        );
-        let mut done = measure(&mut runners, report, effort);
+        let mut repetitions: Vec<_> = engines.iter().map(|e| repetition(e, task, lines)).collect();
+        repetitions.extend(limit(&probe, task, lines));
+        let mut runners = repeat::set_up(repetitions, &mut report)?;
+        let mut done = measure(&mut runners, report, repeat::one_by_one(times));
         if task != Task::Tail {
             say_speed(&mut done[0], lines);
         }
         reports.extend(done);
     }
-    let who = engines.iter().map(|engine| report::Contender {
-        name: engine.contender.name.clone(),
-        version: engine.version.clone(),
-    });
-    Ok(Document::new(who.collect(), reports))
+    Ok(Document::new(repeat::named(&engines), reports))
 }
 
 fn say_speed(report: &mut Report, lines: usize) {
@@ -119,17 +86,18 @@ impl Task {
     }
 }
 
-fn start(engine: &Engine, task: Task, lines: usize) -> Result<Repeated> {
+fn repetition(engine: &Engine, task: Task, lines: usize) -> Repetition {
     let lines = lines.to_string();
     let run = |more: &[&str]| {
         let flood = [IMAGE, "flood", &lines, &LINE.to_string()];
         engine.command(&[&["run"], more, &["--name", "bench", "--network", "none"], &flood].concat())
     };
-    let mut job = engine.contender.job.clone();
+    let mut contender = engine.contender.clone();
+    let job = &mut contender.job;
     if task == Task::Write {
         job.command = run(&["-d"]);
         job.then = vec![engine.command(&["wait", "bench"])];
-        return Repeated::start(&job, Some(engine.command(&["rm", "--force", "bench"])));
+        return (contender, Some(engine.command(&["rm", "--force", "bench"])));
     }
     job.prepare
         .extend([run(&["-d"]), engine.command(&["wait", "bench"])]);
@@ -137,27 +105,27 @@ fn start(engine: &Engine, task: Task, lines: usize) -> Result<Repeated> {
         Task::Tail => engine.command(&["logs", "--tail", "10", "bench"]),
         _ => into_file(&engine.command(&["logs", "bench"])),
     };
-    Repeated::start(&job, None)
+    (contender, None)
 }
 
-fn limit(probe: &Path, task: Task, lines: usize) -> Option<Job> {
+fn limit(probe: &Path, task: Task, lines: usize) -> Option<Repetition> {
     let shell = |script: String| vec!["sh".to_owned(), "-c".to_owned(), script];
-    let flood = format!("{} flood {lines} {LINE} | cat > {DATA}", text(probe));
-    let job = Job {
-        prepare: vec![shell(flood.clone())],
-        ..Job::default()
+    let flood = shell(format!("{} flood {lines} {LINE} | cat > {DATA}", text(probe)));
+    let command = match task {
+        Task::Write => flood.clone(),
+        Task::Read => into_file(&["cat".to_owned(), DATA.to_owned()]),
+        Task::Tail => return None,
     };
-    match task {
-        Task::Write => Some(Job {
-            command: shell(flood),
-            ..job
-        }),
-        Task::Read => Some(Job {
-            command: into_file(&["cat".to_owned(), DATA.to_owned()]),
-            ..job
-        }),
-        Task::Tail => None,
-    }
+    let contender = Contender {
+        name: LIMIT.to_owned(),
+        is_limit: true,
+        job: Job {
+            prepare: vec![flood],
+            command,
+            ..Job::default()
+        },
+    };
+    Some((contender, None))
 }
 
 fn into_file(command: &[String]) -> Vec<String> {

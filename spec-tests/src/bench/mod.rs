@@ -108,10 +108,33 @@ pub(crate) struct Runner<T> {
 /// # Errors
 /// When none could be started.
 pub(crate) fn set_up(contenders: &[Contender], report: &mut Report) -> Result<Vec<Runner<Worker>>> {
+    set_up_by(contenders, report, |_, job| {
+        let mut worker = Worker::start(job)?;
+        warm_up(&mut worker)?;
+        Ok(worker)
+    })
+}
+
+/// The same, each by `start`, which is told the contender's number and what it is to do.
+pub(crate) fn set_up_by<T: Contestant>(
+    contenders: &[Contender],
+    report: &mut Report,
+    start: impl Fn(usize, &Job) -> Result<T>,
+) -> Result<Vec<Runner<T>>> {
     let mut runners = Vec::new();
-    for contender in contenders {
-        match set_up_one(contender, report) {
-            Ok(worker) => runners.push(Runner::new(&contender.name, contender.is_limit, worker)),
+    for (number, contender) in contenders.iter().enumerate() {
+        let started = start(number, &contender.job).or_else(|first| {
+            // Some runtimes refuse a hybrid machine with a controller in its v2 hierarchy.
+            let hidden = Job {
+                hide_unified: true,
+                ..contender.job.clone()
+            };
+            let started = start(number, &hidden).map_err(|_| first)?;
+            report.note(format!("{} runs with the v2 hierarchy hidden", contender.name));
+            anyhow::Ok(started)
+        });
+        match started {
+            Ok(started) => runners.push(Runner::new(&contender.name, contender.is_limit, started)),
             Err(error) => report.note(format!("{} is missing: {error:#}", contender.name)),
         }
     }
@@ -122,24 +145,6 @@ pub(crate) fn set_up(contenders: &[Contender], report: &mut Report) -> Result<Ve
         report.notes.join("; ")
     );
     Ok(runners)
-}
-
-fn set_up_one(contender: &Contender, report: &mut Report) -> Result<Worker> {
-    let attempt = |job: &Job| -> Result<Worker> {
-        let mut worker = Worker::start(job)?;
-        warm_up(&mut worker)?;
-        Ok(worker)
-    };
-    attempt(&contender.job).or_else(|first| {
-        // Some runtimes refuse a hybrid machine with a controller in its v2 hierarchy.
-        let hidden = Job {
-            hide_unified: true,
-            ..contender.job.clone()
-        };
-        let worker = attempt(&hidden).map_err(|_| first)?;
-        report.note(format!("{} runs with the v2 hierarchy hidden", contender.name));
-        anyhow::Ok(worker)
-    })
 }
 
 pub(crate) fn warm_up(contestant: &mut impl Contestant) -> Result<()> {
