@@ -7,11 +7,11 @@ use crate::error::{Doing, Error, Result};
 
 /// Where the host's resolver settings are, the second for hosts whose first names systemd-resolved's stub, which does not
 /// answer from another network namespace.
-const HOST_RESOLV: &str = "/etc/resolv.conf";
+pub(crate) const HOST_RESOLV: &str = "/etc/resolv.conf";
 const SYSTEMD_RESOLV: &str = "/run/systemd/resolve/resolv.conf";
 
 /// Servers used when the host names none that a container can reach.
-const PUBLIC_DNS: [&str; 2] = ["8.8.8.8", "8.8.4.4"];
+pub(crate) const PUBLIC_DNS: [&str; 2] = ["8.8.8.8", "8.8.4.4"];
 
 /// What a user may say about DNS; the container's own wins over the engine's, both over the host's.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -82,14 +82,18 @@ pub(crate) fn extra_hosts(extra: &[String], gateway: Option<IpAddr>) -> Result<S
     Ok(text)
 }
 
+/// The words that a resolv.conf(5) has behind a keyword, of all its lines.
+pub(crate) fn said_of<'t>(keyword: &'static str, text: &'t str) -> impl Iterator<Item = &'t str> {
+    text.lines().flat_map(move |line| {
+        let mut words = line.split_whitespace();
+        let wanted = words.next() == Some(keyword);
+        words.filter(move |_| wanted)
+    })
+}
+
 /// The text of /etc/resolv.conf. `isolated`: in a network namespace that does not reach the host's loopback.
 pub(crate) fn resolv_conf(host: &str, wanted: &Dns, isolated: bool) -> String {
-    let of_host = |key: &str| -> Vec<&str> {
-        host.lines()
-            .filter_map(|l| l.trim().strip_prefix(key))
-            .flat_map(str::split_whitespace)
-            .collect()
-    };
+    let of_host = |key: &'static str| -> Vec<&str> { said_of(key, host).collect() };
     let mut servers: Vec<&str> = wanted.servers.iter().map(String::as_str).collect();
     if servers.is_empty() {
         servers = of_host("nameserver");
@@ -100,7 +104,7 @@ pub(crate) fn resolv_conf(host: &str, wanted: &Dns, isolated: bool) -> String {
             }
         }
     }
-    let or_host = |own: &[String], key: &str| -> Vec<String> {
+    let or_host = |own: &[String], key: &'static str| -> Vec<String> {
         if own.is_empty() {
             of_host(key).into_iter().map(str::to_owned).collect()
         } else {
@@ -127,12 +131,8 @@ pub(crate) fn resolv_conf(host: &str, wanted: &Dns, isolated: bool) -> String {
 
 /// The text of /etc/resolv.conf where names of networks are served, at `resolver`.
 pub(crate) fn resolv_conf_of(resolver: IpAddr, host: &str, wanted: &Dns) -> String {
-    let of_host = || {
-        let lines = host.lines().filter_map(|l| l.trim().strip_prefix("options"));
-        lines.flat_map(str::split_whitespace).map(str::to_owned).collect()
-    };
     let mut options: Vec<String> = if wanted.options.is_empty() {
-        of_host()
+        said_of("options", host).map(str::to_owned).collect()
     } else {
         wanted.options.clone()
     };
@@ -158,10 +158,7 @@ fn reachable(server: &str) -> bool {
 /// The host's settings, as a container may use them.
 pub(crate) fn host_resolv() -> String {
     let text = std::fs::read_to_string(HOST_RESOLV).unwrap_or_default();
-    let stub_only = text
-        .lines()
-        .filter_map(|l| l.trim().strip_prefix("nameserver"))
-        .all(|s| s.trim() == "127.0.0.53");
+    let stub_only = said_of("nameserver", &text).all(|server| server == "127.0.0.53");
     if stub_only && let Ok(real) = std::fs::read_to_string(SYSTEMD_RESOLV) {
         return real;
     }

@@ -23,17 +23,13 @@ use tokio::io::unix::AsyncFd;
 use super::NetworkRecord;
 use crate::clock;
 use crate::config::EngineConfig;
+use crate::containers::etc_files;
 use crate::error::{Doing, Error, Result};
 use crate::store::{self, Durability};
 
 /// Where a container's resolver listens.
 pub(crate) const ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 11);
 const DOMAIN: u16 = 53;
-/// Asked when the host names no server.
-const PUBLIC: [IpAddr; 2] = [
-    IpAddr::V4(Ipv4Addr::new(8, 8, 8, 8)),
-    IpAddr::V4(Ipv4Addr::new(8, 8, 4, 4)),
-];
 /// How long a resolver may take to begin, and to serve a record.
 const SERVED: Duration = Duration::from_secs(10);
 /// Between two looks at what it serves. It takes about a millisecond.
@@ -389,14 +385,14 @@ pub(crate) fn upstreams(servers: &[String]) -> Vec<Upstream> {
     if !own.is_empty() {
         return own.into_iter().map(|ip| at(ip, ip.is_ipv6())).collect();
     }
-    let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    let mut of_host: Vec<IpAddr> = text
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix("nameserver"))
-        .filter_map(|server| server.trim().parse().ok())
-        .collect();
+    let text = std::fs::read_to_string(etc_files::HOST_RESOLV).unwrap_or_default();
+    let servers = etc_files::said_of("nameserver", &text);
+    let mut of_host: Vec<IpAddr> = servers.filter_map(|server| server.parse().ok()).collect();
     if of_host.is_empty() {
-        of_host = PUBLIC.to_vec();
+        of_host = etc_files::PUBLIC_DNS
+            .iter()
+            .filter_map(|server| server.parse().ok())
+            .collect();
     }
     of_host
         .into_iter()
